@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Everything that programs and Go share: keys, values and enums of the pinned maps.
+ *
+ * Rules: no bitfields, no unions, no anonymous structs, explicit padding that is
+ * always zero, a static assertion on each size. __be types are in network byte
+ * order, all others in the machine's. A change of any layout here is a change of
+ * EBNET_ABI.
+ */
+#pragma once
+#include <linux/types.h>
+
+#define EBNET_ABI 1
+
+/* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d (RFC 4291 2.5.5.2). */
+struct addr {
+	__be32 w[4];
+};
+
+/* What identifies a direction of a conversation, as the packet carries it.
+ *
+ * ICMP echo has one identifier for both directions (RFC 5508): it stands where the
+ * requester's port would, and 0 where the other one would.
+ */
+struct tuple {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP or IPPROTO_ICMP */
+	__u8 scope; /* 0; kept for traffic that never leaves the host */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct tuple) == 40, "tuple");
+
+enum flow_kind {
+	FLOW_SNAT = 1, /* from an endpoint to outside, source translated */
+	FLOW_DNAT = 2, /* from outside to a published port, destination translated */
+	FLOW_HAIRPIN = 3, /* from an endpoint to a published port */
+	FLOW_DIRECT = 4, /* tracked, not translated */
+	FLOW_HOST = 5, /* of the host itself */
+} __attribute__((packed));
+
+enum flow_half {
+	HALF_ORIG = 0, /* the direction of the first packet */
+	HALF_REPLY = 1,
+} __attribute__((packed));
+
+/* Bits of flow.seen: what has been seen in one direction. */
+enum flow_seen {
+	SEEN_PACKET = 1,
+	SEEN_SYN = 2,
+	SEEN_FIN = 4,
+	SEEN_RST = 8,
+};
+
+/* One direction of one conversation. Its key is the tuple before translation, so
+ * that one lookup says everything an established packet needs; the key of the other
+ * direction is the reverse of xlat, and the other direction's xlat the reverse of
+ * this key.
+ */
+struct flow {
+	__u64 tag; /* tuple_tag() of the key; first, see flow_read() */
+	struct tuple xlat; /* the tuple after translation */
+	__u64 last_seen; /* jiffies; written when it is a second old */
+	__u64 created; /* jiffies */
+	__u64 packets;
+	__u64 bytes; /* of frames at the hook */
+	__u32 slot; /* index into gens of what the flow lives and dies with */
+	__u32 gen; /* the flow is void once gens[slot] differs */
+	__u32 iif; /* device it must come from, 0: any */
+	__u32 oif; /* way out: device ... */
+	__u32 way_checked; /* low half of jiffies when the way out was looked up */
+	enum flow_seen seen; /* in this direction, any of the bits */
+	enum flow_seen peer_seen; /* in the other direction */
+	__u8 dmac[6]; /* ... and Ethernet addresses */
+	__u8 smac[6];
+	enum flow_kind kind;
+	enum flow_half half;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct flow) == 128, "flow");
+
+/* A container by its address. */
+struct endpoint {
+	__u32 ifindex; /* host side of its veth pair */
+	__u32 network;
+	__u32 slot;
+	__u8 mac[6]; /* of the container's side */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct endpoint) == 20, "endpoint");
+
+/* A container by the host side of its veth pair: what it may send as. */
+struct device {
+	struct addr addr4;
+	struct addr addr6; /* all zero: none */
+	__u32 network;
+	__u32 slot;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct device) == 48, "device");
+
+enum network_flag {
+	NET_INTERNAL = 1,
+	NET_NO_ICC = 2,
+	NET_NO_MASQUERADE = 4,
+	NET_ROUTED = 8,
+};
+
+struct network {
+	struct addr gateway4;
+	struct addr gateway6;
+	__u32 bridge; /* interface index */
+	__u32 mtu;
+	enum network_flag flags; /* any of the bits */
+	__u8 mac[6]; /* of the bridge */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct network) == 52, "network");
+
+struct subnet_key {
+	__u32 prefixlen; /* 0 to 128; of IPv4 the prefix length + 96 */
+	struct addr addr;
+};
+
+struct service_key {
+	struct addr addr; /* ::ffff:0.0.0.0 stands for any local IPv4 address */
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct service_key) == 20, "service_key");
+
+/* A published port. */
+struct service {
+	struct addr addr; /* the endpoint's */
+	__be16 port;
+	__u8 mac[6]; /* the endpoint's */
+	__u32 slot;
+	__u32 network;
+	__u32 ifindex; /* host side of the endpoint's veth pair */
+};
+_Static_assert(sizeof(struct service) == 36, "service");
+
+struct uplink {
+	struct addr addr4; /* source address where the FIB does not tell it */
+	struct addr addr6;
+	__u32 mtu;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct uplink) == 40, "uplink");
+
+/* 64 ports of one protocol; bit p % 64 of word p / 64. Index: p / 64 for TCP,
+ * 1024 + p / 64 for UDP.
+ */
+struct port_word {
+	__u64 source; /* may be chosen as a source port */
+	__u64 published; /* is published on some address */
+	__u64 tracked; /* has ever been in source: flows may still use it */
+};
+
+/* Why a packet was dropped. Each reason is silent unless it says otherwise. */
+enum drop_reason {
+	DROP_NONE = 0,
+	DROP_MALFORMED = 1, /* truncated, or a header length below its minimum */
+	DROP_UNKNOWN_DEVICE = 2, /* from a veth that belongs to no endpoint */
+	DROP_SPOOFED_MAC = 3, /* not the endpoint's own Ethernet address */
+	DROP_SPOOFED_ADDR = 4, /* not the endpoint's own IP address */
+	DROP_SPOOFED_ARP = 5, /* ARP that speaks for another address */
+	DROP_FAMILY = 6, /* neither ARP nor an IP version the network has */
+	DROP_OTHER_NETWORK = 7, /* to another network's subnet */
+	DROP_ICC = 8, /* neighbours are closed (--no-icc) */
+	DROP_INTERNAL = 9, /* the network has no way out (--internal) */
+	DROP_NOT_UPLINK = 10, /* routed to a device that ebnet does not guard */
+	DROP_NO_FLOW = 11, /* late: opens no conversation and belongs to none */
+	DROP_RETIRED = 12, /* of a conversation with a port that was unpublished */
+	DROP_PROTOCOL = 13, /* a transport protocol that is not translated */
+	DROP_FRAGMENT = 14, /* a fragment, which is not translated */
+	DROP_NO_PORT = 15, /* no source port is free toward that peer */
+	DROP_TABLE_FULL = 16, /* no room for the flow */
+	DROP_NO_SOURCE = 17, /* the uplink has no source address */
+	DROP_DIRECT = 18, /* from outside to a container's address */
+	DROP_FORWARDED = 19, /* routed into a network by the host for others */
+	DROP_TTL = 20, /* hop limit reached */
+	DROP_REWRITE = 21, /* the kernel refused to change the packet */
+	DROP_REDIRECT = 22, /* the kernel refused the way out */
+	DROP_REASONS = 23,
+};
+
+struct drop_key {
+	__u32 ifindex; /* device of the hook */
+	enum drop_reason reason;
+};
+
+struct drop_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* What is pinned here, for the next command to compare with. */
+struct about {
+	__u8 fingerprint[32]; /* SHA-256 of the object and its configuration */
+	__u64 netns; /* inode of the host's network namespace */
+	__u64 secret;
+	__u32 max_flows; /* conversations */
+	__u32 fast_path;
+	__u32 no_tcx;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct about) == 64, "about");
+
+#define MAX_NETWORKS 1024
+#define MAX_SLOTS (128 * 1024)

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* The one place where verdicts become TC codes and drops are counted. */
+#pragma once
+#include "maps.h"
+#include "packet.h"
+
+static __always_inline void count_drop(struct packet *pkt, int reason)
+{
+	struct drop_key key = { .ifindex = pkt->ifindex, .reason = reason };
+	struct drop_count *count = bpf_map_lookup_elem(&drops, &key), first = {};
+
+	if (!count) {
+		bpf_map_update_elem(&drops, &key, &first, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&drops, &key);
+		if (!count)
+			return;
+	}
+	count->packets++; /* per CPU, softirqs off: no one else writes it */
+	count->bytes += pkt->len;
+}
+
+/* finish maps what the stages decided to a TC code. What ebnet does not decide goes
+ * to the next program on the hook (TCX_NEXT, which is TC_ACT_UNSPEC for clsact too).
+ */
+static __always_inline int finish(struct packet *pkt, int ret)
+{
+	if (ret == REDIRECTED)
+		return TC_ACT_REDIRECT;
+	if (ret >= 0)
+		return TC_ACT_UNSPEC;
+	count_drop(pkt, -ret);
+	return TC_ACT_SHOT;
+}

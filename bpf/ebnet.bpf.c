@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/* ebnet's programs, one a hook, each read top-down in the order of a packet's way.
+ *
+ * "From" and "to" are the container's view. Each hook is one program without tail
+ * calls, so replacing it is one atomic update.
+ */
+#include "drop.h"
+#include "endpoint.h"
+#include "flow.h"
+#include "maps.h"
+#include "masquerade.h"
+#include "nat.h"
+#include "packet.h"
+#include "rewrite.h"
+#include "service.h"
+#include "uplink.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* to_gateway: is the frame for a bridge of ours? Their addresses start 06:eb. */
+static __always_inline int to_gateway(const struct packet *pkt)
+{
+	return pkt->dmac[0] == 0x06 && pkt->dmac[1] == 0xeb;
+}
+
+/* forward_new decides about a packet of an endpoint that no flow knows. */
+static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				       const struct network *net)
+{
+	struct bpf_fib_lookup *fib;
+	__u32 oif;
+	int ret;
+
+	if (!routed(find_route(skb, pkt, net->bridge, FIB_SKIP_NEIGH)) || !(fib = found()))
+		return TO_STACK; /* to the host itself, or the kernel says unreachable */
+	oif = fib->ifindex;
+	if (!bpf_map_lookup_elem(&uplinks, &oif))
+		return -DROP_NOT_UPLINK;
+	if (net->flags & NET_INTERNAL)
+		return -DROP_INTERNAL;
+	if (!fast_path || needs_kernel(skb, pkt, oif))
+		return TO_STACK;
+	ret = masquerade(skb, pkt, hit, oif);
+	return ret ? ret : send_out(skb, pkt, hit, net->bridge);
+}
+
+/* leave_network: an endpoint's unicast to anything but a neighbour. */
+static __always_inline int leave_network(struct __sk_buff *skb, struct packet *pkt,
+					 const struct device *dev, const struct network *net)
+{
+	__u32 network = network_of(&pkt->tuple.dst);
+	struct hit hit = {};
+	int ret;
+
+	if (network == dev->network)
+		return TO_STACK; /* the gateway, or nobody: the bridge knows */
+	if (network && bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst))
+		return -DROP_OTHER_NETWORK;
+	if (!to_gateway(pkt))
+		return -DROP_NOT_UPLINK;
+	ret = fast_path && pkt->ported ? flow_find(pkt, pkt->ifindex, &hit) : FLOW_MISS;
+	if (ret == FLOW_HIT)
+		return send_out(skb, pkt, &hit, net->bridge);
+	if (ret == FLOW_TOMBSTONE)
+		return -DROP_RETIRED;
+	return forward_new(skb, pkt, &hit, net);
+}
+
+/* from_endpoint: the checks and ways of everything an endpoint sends. */
+static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *pkt)
+{
+	__u32 ifindex = pkt->ifindex;
+	struct device *dev = bpf_map_lookup_elem(&devices, &ifindex);
+	struct network *net = dev ? bpf_map_lookup_elem(&networks, &dev->network) : 0;
+	struct endpoint *to;
+	int ret;
+
+	if (!net)
+		return -DROP_UNKNOWN_DEVICE;
+	if (pkt->eth_proto == bpf_htons(ETH_P_ARP))
+		return check_arp(skb, pkt, dev);
+	if (pkt->eth_proto != bpf_htons(ETH_P_IP))
+		return -DROP_FAMILY;
+	if ((ret = check_source(pkt, dev)))
+		return ret;
+	if (to_many(pkt))
+		return TO_STACK;
+	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
+	if (to && to->network == dev->network)
+		return deliver_neighbour(skb, pkt, to, net);
+	return leave_network(skb, pkt, dev, net);
+}
+
+/* fast_out: an established packet to the outside takes one lookup. That the flow was
+ * opened from this very device vouches for the source.
+ */
+static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct timed_flow *tf;
+	struct hit hit = {};
+
+	if (!fast_path || !pkt->ported || !to_gateway(pkt))
+		return CONTINUE;
+	tf = bpf_map_lookup_elem(&flows, &pkt->tuple);
+	if (!tf || tf->flow.iif != pkt->ifindex || !tf->flow.oif ||
+	    (__u32)pkt->now - tf->flow.way_checked >= hz)
+		return CONTINUE;
+	if (flow_touch(pkt, &tf->flow, &hit) != FLOW_HIT)
+		return CONTINUE;
+	return send_out(skb, pkt, &hit, 0);
+}
+
+/* from_container: ingress of a veth's host side. */
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	struct packet pkt = packet_from(skb);
+	int ret;
+
+	skb->tc_index = 0;
+	if ((ret = parse_eth(skb, &pkt)))
+		return finish(&pkt, ret);
+	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, &pkt)))
+		return finish(&pkt, ret);
+	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, &pkt)))
+		return finish(&pkt, ret);
+	return finish(&pkt, from_endpoint(skb, &pkt));
+}
+
+/* from_bridge: ingress of a network's bridge, for what the bridge hands up to the host.
+ * Without the fast path this is where endpoints' packets are routed: by the host's FIB
+ * and neighbour tables, but not past its FORWARD rules, which are not about them.
+ */
+SEC("tc")
+int from_bridge(struct __sk_buff *skb)
+{
+	struct bpf_fib_lookup *fib;
+	struct hit hit = {};
+	struct packet pkt;
+	__u32 oif;
+	int ret;
+
+	if (fast_path || skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_UNSPEC;
+	pkt = packet_from(skb);
+	if ((ret = parse_eth(skb, &pkt)) || (ret = parse_ipv4(skb, &pkt)))
+		return finish(&pkt, ret);
+	if (to_many(&pkt) || !bpf_map_lookup_elem(&endpoints, &pkt.tuple.src))
+		return TC_ACT_UNSPEC;
+	if (!routed(find_route(skb, &pkt, skb->ifindex, 0)) || !(fib = found()))
+		return TC_ACT_UNSPEC;
+	oif = fib->ifindex;
+	if (!bpf_map_lookup_elem(&uplinks, &oif) || needs_kernel(skb, &pkt, oif))
+		return TC_ACT_UNSPEC;
+	hit.xlat = pkt.tuple;
+	if ((ret = rewrite(skb, &pkt, &hit, 1)))
+		return finish(&pkt, ret);
+	ret = send_neigh(skb, fib);
+	skb->tc_index = 0; /* forwarded, but not translated yet */
+	return finish(&pkt, ret);
+}
+
+/* translate_out: what the host's routing sends out for an endpoint. */
+static __always_inline int translate_out(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct hit hit = {};
+	int ret = pkt->ported ? flow_find(pkt, 0, &hit) : FLOW_MISS;
+
+	if (ret == FLOW_TOMBSTONE)
+		return -DROP_RETIRED;
+	if (ret == FLOW_MISS) {
+		if (!network_of(&pkt->tuple.src))
+			return TO_STACK;
+		if ((ret = masquerade(skb, pkt, &hit, pkt->ifindex)))
+			return ret;
+	}
+	ret = rewrite(skb, pkt, &hit, 0);
+	return ret ? ret : TO_STACK;
+}
+
+/* to_uplink: egress of an uplink. Nothing with an endpoint's address leaves it. */
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct packet pkt;
+	int ret;
+
+	if (skb->tc_index == MARK_DONE) {
+		skb->tc_index = 0;
+		return TC_ACT_UNSPEC;
+	}
+	if (!skb->ingress_ifindex || skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_UNSPEC; /* of the host itself */
+	pkt = packet_from(skb);
+	if ((ret = parse_eth(skb, &pkt)) || (ret = parse_ipv4(skb, &pkt)))
+		return finish(&pkt, ret);
+	return finish(&pkt, translate_out(skb, &pkt));
+}
+
+/* open_in: a packet from outside that no flow knows. */
+static __always_inline int open_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int ret = TO_STACK;
+
+	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP)
+		ret = publish(skb, pkt, hit);
+	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
+		return -DROP_DIRECT;
+	return ret ? ret : deliver_in(skb, pkt, hit);
+}
+
+/* from_uplink: ingress of an uplink. Frames for others and what is none of ours go on
+ * to the host untouched.
+ */
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct packet pkt;
+	struct hit hit = {};
+
+	skb->tc_index = 0;
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
+		return TC_ACT_UNSPEC;
+	pkt = packet_from(skb);
+	if (parse_eth(skb, &pkt) || parse_ipv4(skb, &pkt))
+		return TC_ACT_UNSPEC; /* the host's stack judges what it receives */
+	if (!pkt.ported ||
+	    (pkt.tuple.proto != IPPROTO_ICMP && !port_tracked(pkt.tuple.proto, pkt.tuple.dport)))
+		return finish(&pkt, network_of(&pkt.tuple.dst) ? -DROP_DIRECT : TO_STACK);
+	if (flow_find(&pkt, 0, &hit) == FLOW_HIT)
+		return finish(&pkt, deliver_in(skb, &pkt, &hit));
+	return finish(&pkt, open_in(skb, &pkt, &hit));
+}
+
+/* to_bridge: egress of a network's bridge. Into a network goes what ebnet sends and
+ * what the host itself does; not what the host forwards for others.
+ */
+SEC("tc")
+int to_bridge(struct __sk_buff *skb)
+{
+	struct packet pkt;
+
+	if (skb->tc_index == MARK_DONE) {
+		skb->tc_index = 0;
+		return TC_ACT_UNSPEC;
+	}
+	if (!skb->ingress_ifindex)
+		return TC_ACT_UNSPEC;
+	pkt = packet_from(skb);
+	return finish(&pkt, -DROP_FORWARDED);
+}
+
+/* clock is attached nowhere: run once, it tells Go the time that stamps are in. */
+SEC("tc")
+int clock(struct __sk_buff *skb)
+{
+	return bpf_jiffies64() + clock_offset;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Containers: what they may send, and delivering to them. */
+#pragma once
+#include "config.h"
+#include "flow.h"
+#include "maps.h"
+#include "packet.h"
+#include "rewrite.h"
+#include "uplink.h"
+
+#define ARPHRD_ETHER 1
+
+struct arp_ipv4 {
+	__be16 hrd;
+	__be16 pro;
+	__u8 hln;
+	__u8 pln;
+	__be16 op;
+	__u8 sha[6];
+	__u8 spa[4];
+	__u8 tha[6];
+	__u8 tpa[4];
+} __attribute__((packed));
+
+/* check_arp lets an endpoint speak for its own address only (0.0.0.0: it probes,
+ * RFC 5227). The bridge does the rest.
+ */
+static __always_inline int check_arp(struct __sk_buff *skb, struct packet *pkt,
+				     const struct device *dev)
+{
+	struct arp_ipv4 arp;
+	__be32 spa;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+		return -DROP_MALFORMED;
+	__builtin_memcpy(&spa, arp.spa, sizeof(spa));
+	if (!mac_equal(arp.sha, dev->mac) || !mac_equal(pkt->smac, dev->mac))
+		return -DROP_SPOOFED_ARP;
+	return spa && spa != dev->addr4.w[3] ? -DROP_SPOOFED_ARP : TO_STACK;
+}
+
+/* check_source: an endpoint sends as itself. Returns CONTINUE or a drop. */
+static __always_inline int check_source(struct packet *pkt, const struct device *dev)
+{
+	if (!mac_equal(pkt->smac, dev->mac))
+		return -DROP_SPOOFED_MAC;
+	return addr_equal(&pkt->tuple.src, &dev->addr4) ? CONTINUE : -DROP_SPOOFED_ADDR;
+}
+
+/* to_many: broadcast and multicast, which the bridge floods. */
+static __always_inline int to_many(const struct packet *pkt)
+{
+	return pkt->dmac[0] & 1 || (bpf_ntohl(pkt->tuple.dst.w[3]) >> 28) >= 14;
+}
+
+/* deliver_neighbour hands a packet to another endpoint of the same network; nothing in
+ * it changes but, where the sender used the gateway's Ethernet address, that.
+ * Without the fast path it goes through the bridge as if the host sent it: a frame
+ * that the bridge forwards between ports would meet the host's FORWARD rules.
+ */
+static __always_inline int deliver_neighbour(struct __sk_buff *skb, struct packet *pkt,
+					     const struct endpoint *to, const struct network *net)
+{
+	if (net->flags & NET_NO_ICC)
+		return -DROP_ICC;
+	if (!mac_equal(pkt->dmac, to->mac) && bpf_skb_store_bytes(skb, 0, to->mac, ETH_ALEN, 0))
+		return -DROP_REWRITE;
+	if (!fast_path) {
+		skb->tc_index = MARK_DONE;
+		return bpf_redirect(net->bridge, 0) == TC_ACT_REDIRECT ? REDIRECTED
+								       : -DROP_REDIRECT;
+	}
+	if (bpf_skb_change_type(skb, PACKET_HOST)) /* it was the bridge port's to judge */
+		return -DROP_REWRITE;
+	return bpf_redirect_peer(to->ifindex, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+}
+
+/* deliver_slow sends a translated packet through the bridge. */
+static __always_inline int deliver_slow(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct endpoint *ep = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
+	struct network *net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
+
+	if (!net)
+		return -DROP_REDIRECT;
+	skb->tc_index = MARK_DONE;
+	return bpf_redirect(net->bridge, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+}
+
+/* deliver_in translates a packet from outside as its flow says and hands it to the
+ * endpoint, whose device and addresses the flow has had since it was opened.
+ */
+static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int ret;
+
+	if (pkt->ttl <= 1)
+		return -DROP_TTL;
+	ret = rewrite(skb, pkt, hit, 1);
+	if (ret)
+		return ret;
+	if (!fast_path)
+		return deliver_slow(skb, pkt);
+	if (bpf_skb_change_type(skb, PACKET_HOST))
+		return -DROP_REWRITE;
+	return bpf_redirect_peer(hit->oif, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+}
+
+/* network_of returns the id of the network that an address belongs to, 0 if none. */
+static __always_inline __u32 network_of(const struct addr *addr)
+{
+	struct subnet_key key = { .prefixlen = 128, .addr = *addr };
+	__u32 *id = bpf_map_lookup_elem(&subnets, &key);
+
+	return id ? *id : 0;
+}

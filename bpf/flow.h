@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Conversations: look up, age, confirm, reclaim. Creating one is nat.h's business.
+ *
+ * Two tables: a conversation starts in flows_new (LRU) and moves to flows once both
+ * sides have confirmed it. The move inserts into flows before it deletes from
+ * flows_new, so a tuple that exists is found in one of them at any time, when
+ * flows is read after a failed insertion into flows_new.
+ */
+#pragma once
+#include "config.h"
+#include "maps.h"
+#include "packet.h"
+
+#define CLOCK_MONOTONIC 1
+
+/* Functions that are not static are verified once, not once a call (Linux 5.6). They
+ * take their arguments as plain memory, hence the tests for null.
+ */
+
+/* An entry may hold its timer this long before it looks again, so that flows of
+ * removed endpoints give their memory back. Seconds.
+ */
+#define TIMER_AT_MOST 300
+
+/* UDP that still talks both ways after this long is a stream (seconds). */
+#define UDP_STREAM_AFTER 2
+
+/* What a packet needs to know of the flow it belongs to, copied out of the table. */
+struct hit {
+	struct tuple xlat;
+	__u32 oif;
+	__u32 way_checked;
+	__u8 dmac[6];
+	__u8 smac[6];
+};
+
+enum lookup {
+	FLOW_MISS = 0, /* nothing, or nothing that still counts */
+	FLOW_HIT = 1,
+	FLOW_TOMBSTONE = 2, /* a living conversation whose port was unpublished */
+};
+
+/* tuple_tag folds a key to 64 bits. It is kept in the value because the kernel
+ * reuses elements of a hash at once: a value that was looked up may turn into
+ * another flow's while it is read. The tag then no longer fits the key.
+ */
+static __always_inline __u64 tuple_tag(const struct tuple *t)
+{
+	__u64 a =
+		((__u64)t->src.w[0] << 32 | t->src.w[1]) ^ ((__u64)t->src.w[2] << 32 | t->src.w[3]);
+	__u64 b =
+		((__u64)t->dst.w[0] << 32 | t->dst.w[1]) ^ ((__u64)t->dst.w[2] << 32 | t->dst.w[3]);
+	__u64 c = (__u64)t->sport << 48 | (__u64)t->dport << 32 | t->proto << 8 | t->scope;
+
+	return (a * 0x9e3779b97f4a7c15ULL) ^ (b * 0xc2b2ae3d27d4eb4fULL) ^ c;
+}
+
+static __always_inline __u32 generation(__u32 slot)
+{
+	__u32 *gen = bpf_map_lookup_elem(&gens, &slot);
+
+	return gen ? *gen : 0;
+}
+
+/* timeout_of returns for how many jiffies a conversation may be silent. */
+static __always_inline __u64 timeout_of(__u8 proto, __u32 seen, __u32 peer_seen)
+{
+	if (proto == IPPROTO_ICMP)
+		return (__u64)timeout_icmp * hz;
+	if (proto == IPPROTO_UDP)
+		return (__u64)(seen && peer_seen ? timeout_udp_replied : timeout_udp_unreplied) *
+		       hz;
+	if ((seen | peer_seen) & SEEN_RST || seen & peer_seen & SEEN_FIN)
+		return (__u64)timeout_tcp_closed * hz;
+	if ((seen | peer_seen) & SEEN_FIN)
+		return (__u64)timeout_tcp_half_closed * hz;
+	if (seen & peer_seen & SEEN_SYN)
+		return (__u64)timeout_tcp_established * hz;
+	return (__u64)timeout_tcp_syn * hz;
+}
+
+static __always_inline int flow_closed(const struct flow *f, __u8 proto)
+{
+	return proto == IPPROTO_TCP &&
+	       ((f->seen | f->peer_seen) & SEEN_RST || f->seen & f->peer_seen & SEEN_FIN);
+}
+
+/* flow_get finds the entry of a key in either table. */
+static __always_inline struct flow *flow_get(const struct tuple *key)
+{
+	struct timed_flow *tf = bpf_map_lookup_elem(&flows, key);
+
+	if (tf)
+		return &tf->flow;
+	return bpf_map_lookup_elem(&flows_new, key);
+}
+
+/* flow_remaining returns for how many more jiffies the conversation of f lives, by
+ * the later of both directions' time stamps; 0 or less: it is over. Only called
+ * where f's own stamp does not settle it, since it costs a second lookup.
+ */
+__noinline __s64 flow_remaining(struct flow *f, __u64 now)
+{
+	struct tuple peer_key;
+	struct flow *peer;
+	__u64 last;
+
+	if (!f)
+		return 0;
+	last = f->last_seen;
+	tuple_reverse(&peer_key, &f->xlat);
+	peer = flow_get(&peer_key);
+	if (peer && (__s64)(peer->last_seen - last) > 0)
+		last = peer->last_seen;
+	return (__s64)(last + timeout_of(f->xlat.proto, f->seen, f->peer_seen) - now);
+}
+
+/* flow_alive: by its own stamp first, by both if that is too old. */
+static __always_inline int flow_alive(struct flow *f, __u64 now)
+{
+	if ((__s64)(now - f->last_seen) < (__s64)timeout_of(f->xlat.proto, f->seen, f->peer_seen))
+		return 1;
+	return flow_remaining(f, now) > 0;
+}
+
+/* flow_stale: may another conversation have this key? */
+static __always_inline int flow_stale(struct flow *f, __u64 now)
+{
+	return generation(f->slot) != f->gen || !flow_alive(f, now);
+}
+
+static __always_inline void flow_delete(const struct tuple *key)
+{
+	bpf_map_delete_elem(&flows, key);
+	bpf_map_delete_elem(&flows_new, key);
+}
+
+/* flow_delete_pair frees the reply key last: it is what reserves the port. */
+__noinline int flow_delete_pair(struct flow *f, struct tuple *key)
+{
+	struct tuple peer_key;
+
+	if (!f || !key)
+		return 0;
+	tuple_reverse(&peer_key, &f->xlat);
+	if (f->half == HALF_ORIG) {
+		flow_delete(key);
+		flow_delete(&peer_key);
+	} else {
+		flow_delete(&peer_key);
+		flow_delete(key);
+	}
+	return 0;
+}
+
+/* flow_timeout runs when a confirmed conversation's timer fires: it reclaims what is
+ * over and sleeps again otherwise. Packets never touch the timer.
+ */
+static int flow_timeout(void *map, struct tuple *key, struct timed_flow *tf)
+{
+	__s64 left = flow_remaining(&tf->flow, bpf_jiffies64() + clock_offset);
+	struct tuple own = *key;
+
+	if (left <= 0 || generation(tf->flow.slot) != tf->flow.gen) {
+		flow_delete_pair(&tf->flow, &own);
+		return 0;
+	}
+	if (left > (__s64)TIMER_AT_MOST * hz)
+		left = (__s64)TIMER_AT_MOST * hz;
+	bpf_timer_start(&tf->timer, left * tick_ns, 0);
+	return 0;
+}
+
+/* start_timer arms the timer of the original direction's new entry. */
+static __always_inline void start_timer(const struct tuple *orig_key)
+{
+	struct timed_flow *tf = bpf_map_lookup_elem(&flows, orig_key);
+
+	if (!tf || bpf_timer_init(&tf->timer, &flows, CLOCK_MONOTONIC))
+		return;
+	bpf_timer_set_callback(&tf->timer, flow_timeout);
+	bpf_timer_start(&tf->timer, (__u64)timeout_udp_replied * hz * tick_ns, 0);
+}
+
+/* flow_confirm moves a conversation from flows_new to flows. f is the entry of key in
+ * flows_new. If there is no room it stays where it is, and the next packet tries
+ * again; if another CPU is moving it too, the insertion of the original direction
+ * decides which one does.
+ */
+__noinline int flow_confirm(struct flow *f, struct tuple *key)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct flow *peer;
+
+	if (!s || !f || !key)
+		return 0;
+	tuple_reverse(&s->reply_key, &f->xlat);
+	s->orig_key = *key;
+	peer = bpf_map_lookup_elem(&flows_new, &s->reply_key);
+	if (!peer)
+		return 0;
+	s->orig = *f;
+	s->reply = *peer;
+	if (f->half == HALF_REPLY) {
+		s->orig_key = s->reply_key;
+		s->reply_key = *key;
+		s->orig = *peer;
+		s->reply = *f;
+	}
+	if (s->orig.tag != tuple_tag(&s->orig_key) || s->reply.tag != tuple_tag(&s->reply_key))
+		return 0;
+	if (bpf_map_update_elem(&flows, &s->orig_key, &s->orig, BPF_NOEXIST))
+		return 0;
+	if (bpf_map_update_elem(&flows, &s->reply_key, &s->reply, BPF_NOEXIST)) {
+		bpf_map_delete_elem(&flows, &s->orig_key);
+		return 0;
+	}
+	bpf_map_delete_elem(&flows_new, &s->orig_key);
+	bpf_map_delete_elem(&flows_new, &s->reply_key);
+	start_timer(&s->orig_key);
+	return 0;
+}
+
+/* confirmed: has either side seen enough of the other (TCP: the originator's ACK of a
+ * SYN-ACK; UDP: a stream both ways; ICMP never)?
+ */
+static __always_inline int flow_confirmed(struct packet *pkt, struct flow *f)
+{
+	if (pkt->tuple.proto == IPPROTO_TCP)
+		return f->half == HALF_ORIG && pkt->ack && f->seen & f->peer_seen & SEEN_SYN;
+	return pkt->tuple.proto == IPPROTO_UDP && f->peer_seen &&
+	       pkt->now - f->created > (__u64)UDP_STREAM_AFTER * hz;
+}
+
+/* flow_note records what the packet shows that was not known yet, in both directions'
+ * entries, so that either one alone tells the state.
+ */
+static __always_inline void flow_note(struct packet *pkt, struct flow *f)
+{
+	__u32 news = pkt->seen & ~f->seen;
+	struct tuple peer_key;
+	struct flow *peer;
+
+	if (!news)
+		return;
+	__sync_fetch_and_or((__u32 *)&f->seen, news);
+	tuple_reverse(&peer_key, &f->xlat);
+	peer = flow_get(&peer_key);
+	if (peer)
+		__sync_fetch_and_or((__u32 *)&peer->peer_seen, news);
+}
+
+/* flow_read copies what the packet needs. Returns 0 if the entry has become another
+ * flow's meanwhile: its tag is written first, and read last here.
+ */
+static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct hit *hit)
+{
+	hit->xlat = f->xlat;
+	hit->oif = f->oif;
+	hit->way_checked = f->way_checked;
+	__builtin_memcpy(hit->dmac, f->dmac, ETH_ALEN);
+	__builtin_memcpy(hit->smac, f->smac, ETH_ALEN);
+	asm volatile("" ::: "memory");
+	return f->tag == tuple_tag(&pkt->tuple);
+}
+
+/* flow_void decides about an entry whose owner is gone. An answer of a container
+ * whose port was unpublished would look like the first packet of a conversation of
+ * its own, and its translation could open the port again: as long as the old one
+ * would live and its container is the same, the tuple stays closed.
+ */
+__noinline int flow_void(struct packet *pkt, struct flow *f)
+{
+	struct endpoint *ep;
+
+	if (!pkt || !f)
+		return FLOW_MISS;
+	ep = bpf_map_lookup_elem(&endpoints, &pkt->tuple.src);
+	if (f->kind == FLOW_DNAT && f->half == HALF_REPLY && ep && ep->ifindex == f->iif &&
+	    flow_alive(f, pkt->now))
+		return FLOW_TOMBSTONE;
+	return FLOW_MISS;
+}
+
+/* flow_touch checks that f, found in the table under the packet's tuple, still counts,
+ * and brings it up to date. Returns enum lookup; fills hit on FLOW_HIT.
+ */
+static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct hit *hit)
+{
+	if (!flow_read(pkt, f, hit))
+		return FLOW_MISS;
+	if (generation(f->slot) != f->gen)
+		return flow_void(pkt, f);
+	if (pkt->now - f->last_seen >= hz) {
+		if (!flow_alive(f, pkt->now))
+			return FLOW_MISS;
+		f->last_seen = pkt->now;
+	}
+	if (pkt->opens && flow_closed(f, pkt->tuple.proto))
+		return FLOW_MISS;
+	flow_note(pkt, f);
+ /* Not atomic: when one direction is spread over CPUs a count may be lost. */
+	f->packets++;
+	f->bytes += pkt->len;
+	return FLOW_HIT;
+}
+
+/* flow_find looks the packet's tuple up: one lookup where the conversation is
+ * confirmed, two and the confirmation where it is new. iif is the device that the
+ * packet came from if that must be the flow's, 0 otherwise.
+ */
+__noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
+{
+	struct timed_flow *tf;
+	struct flow *f;
+	int ret;
+
+	if (!pkt || !hit)
+		return FLOW_MISS;
+	tf = bpf_map_lookup_elem(&flows, &pkt->tuple);
+	if (tf) {
+		if (iif && tf->flow.iif != iif)
+			return FLOW_MISS;
+		return flow_touch(pkt, &tf->flow, hit);
+	}
+	f = bpf_map_lookup_elem(&flows_new, &pkt->tuple);
+	if (!f || (iif && f->iif != iif))
+		return FLOW_MISS;
+	ret = flow_touch(pkt, f, hit);
+	if (ret == FLOW_HIT && flow_confirmed(pkt, f))
+		flow_confirm(f, &pkt->tuple);
+	return ret;
+}

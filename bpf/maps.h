@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Every map, with who writes and who reads it. "Go" is package loader. */
+#pragma once
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "abi.h"
+
+/* Confirmed conversations, which new ones cannot push out.
+ * Key: tuple before translation. Written and read by the programs, listed by Go.
+ * The timer runs in the original direction's entry only and reclaims both.
+ */
+struct timed_flow {
+	struct flow flow;
+	struct bpf_timer timer;
+};
+_Static_assert(sizeof(struct timed_flow) == 144, "timed_flow");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512 * 1024); /* set by Go: two a conversation */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tuple);
+	__type(value, struct timed_flow);
+} flows SEC(".maps");
+
+/* Conversations that both sides have not confirmed yet: they can only evict one
+ * another. Key, writers and readers as of flows.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 64 * 1024);
+	__type(key, struct tuple);
+	__type(value, struct flow);
+} flows_new SEC(".maps");
+
+/* Generation of each endpoint and publication. Index: slot. Raised by Go when the
+ * owner of the slot goes, which voids all its flows at once.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} gens SEC(".maps");
+
+/* Containers by address. Written by Go, read by all programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16 * 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+/* Containers by host-side interface index. Written by Go, read by from_container. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16 * 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/* Networks by id. Written by Go, read by all programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NETWORKS);
+	__type(key, __u32);
+	__type(value, struct network);
+} networks SEC(".maps");
+
+/* Network id by subnet. Written by Go, read where no endpoint and no flow matched. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 2 * MAX_NETWORKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct subnet_key);
+	__type(value, __u32);
+} subnets SEC(".maps");
+
+/* Published ports. Written by Go, read by from_uplink for first packets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256 * 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_key);
+	__type(value, struct service);
+} services SEC(".maps");
+
+/* Ports by what may use them, see struct port_word. Written by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * 1024);
+	__type(key, __u32);
+	__type(value, struct port_word);
+} ports SEC(".maps");
+
+/* Devices that lead outside, by interface index. Written by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct uplink);
+} uplinks SEC(".maps");
+
+/* Dropped packets by device and reason. Written by the programs, summed by Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 64 * 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct drop_key);
+	__type(value, struct drop_count);
+} drops SEC(".maps");
+
+/* Room for what is too big for the stack of 512 bytes. Programs run with softirqs
+ * off, so one CPU's entry has one user at a time.
+ */
+struct scratch {
+	struct tuple orig_key;
+	struct tuple reply_key;
+	struct tuple other_key;
+	struct flow orig;
+	__u64 orig_timer[2]; /* so that orig is as long as a timed_flow */
+	struct flow reply;
+	__u64 reply_timer[2];
+	struct bpf_fib_lookup fib;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct scratch)); /* no type: it is nobody else's business */
+} scratch SEC(".maps");
+
+/* What is pinned. Written and read by Go alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct about);
+} about SEC(".maps");

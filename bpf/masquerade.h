@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* First packets of endpoints to the outside. */
+#pragma once
+#include "endpoint.h"
+#include "flow.h"
+#include "maps.h"
+#include "nat.h"
+#include "packet.h"
+#include "uplink.h"
+
+/* may_open: can and may this packet open a conversation? CONTINUE or a drop. */
+static __always_inline int may_open(struct packet *pkt, const struct network *net)
+{
+	if (pkt->fragment)
+		return -DROP_FRAGMENT;
+	if (!pkt->ported)
+		return -DROP_PROTOCOL;
+	if (!pkt->opens)
+		return -DROP_NO_FLOW;
+	return net->flags & NET_INTERNAL ? -DROP_INTERNAL : CONTINUE;
+}
+
+/* masquerade opens a conversation of the endpoint src toward the outside by oif: its
+ * source becomes the uplink's address and a port that is free toward that peer.
+ * Returns CONTINUE and fills hit, or a drop.
+ */
+__noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 oif)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct opening o = { .kind = FLOW_SNAT };
+	struct endpoint *ep;
+	struct network *net;
+	__be32 source;
+	int ret;
+
+	if (!pkt || !hit || !s)
+		return -DROP_TABLE_FULL;
+	ep = bpf_map_lookup_elem(&endpoints, &pkt->tuple.src);
+	net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
+	if (!net)
+		return -DROP_SPOOFED_ADDR;
+	ret = may_open(pkt, net);
+	if (ret)
+		return ret;
+	o.slot = ep->slot;
+	o.gen = generation(ep->slot);
+	o.orig_iif = ep->ifindex;
+	source = source_address(skb, pkt, net->bridge, oif);
+	if (!source)
+		return -DROP_NO_SOURCE;
+	s->orig.xlat = pkt->tuple;
+	addr_from_v4(&s->orig.xlat.src, source);
+	open_begin(s, pkt, &o);
+	way_unknown(&s->orig);
+	way_in(&s->reply, ep->ifindex, ep->mac, net);
+	return open_finish(pkt, hit, 0);
+}

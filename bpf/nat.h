@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Opening a conversation: which source port, and both directions' entries.
+ *
+ * The insertion of the reply direction's key with BPF_NOEXIST is the reservation of
+ * the port, so two conversations never share one.
+ */
+#pragma once
+#include "config.h"
+#include "flow.h"
+#include "maps.h"
+#include "packet.h"
+
+/* Ports there are, and so steps that a search may take. */
+#define PORTS 65536
+
+enum reserved {
+	RESERVED = 0,
+	TAKEN = 1,
+	FULL = 2,
+};
+
+static __always_inline __u32 mix(__u64 h)
+{
+	h ^= h >> 33;
+	h *= 0xff51afd7ed558ccdULL;
+	h ^= h >> 33;
+	h *= 0xc4ceb9fe1a85ec53ULL;
+	return h >> 32;
+}
+
+static __always_inline struct port_word *port_word(__u8 proto, __u32 port)
+{
+	__u32 index = (proto == IPPROTO_UDP ? 1024 : 0) + (port >> 6);
+
+	return bpf_map_lookup_elem(&ports, &index);
+}
+
+/* port_tracked: may a packet from outside to this port be ours? */
+static __always_inline int port_tracked(__u8 proto, __be16 dport)
+{
+	__u32 port = bpf_ntohs(dport);
+	struct port_word *word = port_word(proto, port);
+
+	return word && (word->tracked | word->published) >> (port & 63) & 1;
+}
+
+/* port_free_to_use: may a translation take this source port? An echo identifier is
+ * shared with nobody's port, so any will do.
+ */
+static __always_inline int port_free_to_use(__u8 proto, __u32 port)
+{
+	struct port_word *word;
+
+	if (proto == IPPROTO_ICMP)
+		return 1;
+	word = port_word(proto, port);
+	return word && (word->source & ~word->published) >> (port & 63) & 1;
+}
+
+/* claim_over frees a key whose conversation is over; 0 if it lives. The entry is read
+ * again right before, since another CPU may have done the same and be using it.
+ * A closed TCP conversation keeps its port until it times out, unless reopen says that
+ * the same two parties want it back.
+ */
+__noinline int claim_over(struct tuple *key, __u64 now, __u32 reopen)
+{
+	struct flow *f;
+
+	if (!key)
+		return 0;
+	f = flow_get(key);
+	if (!f)
+		return 1;
+	if (!flow_stale(f, now) && !(reopen && flow_closed(f, key->proto)))
+		return 0;
+	flow_delete_pair(f, key);
+	return 1;
+}
+
+/* reserve inserts the reply direction. flows is looked at after the insertion into
+ * flows_new, because a conversation on its way there is in both for a moment.
+ */
+static __always_inline int reserve(struct scratch *s, __u64 now)
+{
+	long err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
+	struct timed_flow *tf;
+
+	if (err == -17 /* EEXIST */) {
+		if (!claim_over(&s->reply_key, now, 0))
+			return TAKEN;
+		err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
+	}
+	if (err)
+		return err == -17 ? TAKEN : FULL;
+	tf = bpf_map_lookup_elem(&flows, &s->reply_key);
+	if (!tf)
+		return RESERVED;
+	if (flow_stale(&tf->flow, now)) {
+		tuple_reverse(&s->other_key, &tf->flow.xlat);
+		bpf_map_delete_elem(&flows, &s->other_key);
+		bpf_map_delete_elem(&flows, &s->reply_key);
+		return RESERVED;
+	}
+	bpf_map_delete_elem(&flows_new, &s->reply_key);
+	return TAKEN;
+}
+
+struct search {
+	__u64 now;
+	__u32 start;
+	__u32 result; /* enum reserved */
+	__u32 any; /* ports are the peer's, not ours: no set restricts them */
+};
+
+/* set_reply_port puts a candidate where the reply's destination port is: our source
+ * port of a masquerade, the client's of a published port.
+ */
+static __always_inline void set_reply_port(struct scratch *s, __u32 port)
+{
+	s->reply_key.dport = bpf_htons(port);
+	s->orig.xlat.sport = bpf_htons(port);
+	s->reply.tag = tuple_tag(&s->reply_key);
+}
+
+static __always_inline int try_port(struct scratch *s, struct search *search, __u32 port)
+{
+	if (!search->any && !port_free_to_use(s->reply_key.proto, port))
+		return TAKEN;
+	set_reply_port(s, port);
+	return reserve(s, search->now);
+}
+
+static long search_step(__u32 i, struct search *search)
+{
+	__u32 zero = 0, port = (search->start + i) & (PORTS - 1);
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return 1;
+	if (search->any && port < 1024)
+		return 0;
+	search->result = try_port(s, search, port);
+	return search->result != TAKEN;
+}
+
+/* find_port reserves the reply direction in scratch with the wanted source port, or else
+ * with the first that is free after a place that depends on the source alone (RFC 4787
+ * REQ-1: one outside port for all peers). Returns CONTINUE, -DROP_NO_PORT or
+ * -DROP_TABLE_FULL.
+ */
+__noinline int find_port(struct packet *pkt, __u32 any)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct search search = {};
+
+	if (!pkt || !s)
+		return -DROP_NO_PORT;
+	search.now = pkt->now;
+	search.any = any;
+	search.result = try_port(s, &search, bpf_ntohs(pkt->tuple.sport));
+	if (search.result == TAKEN) {
+		search.start = mix(hash_secret ^ ((__u64)pkt->tuple.src.w[3] << 32 |
+						  (__u32)pkt->tuple.sport << 8 | pkt->tuple.proto));
+		bpf_loop(PORTS, search_step, &search, 0);
+	}
+	if (search.result == RESERVED)
+		return CONTINUE;
+	return search.result == FULL ? -DROP_TABLE_FULL : -DROP_NO_PORT;
+}
+
+/* What is common to both directions' entries. */
+struct opening {
+	__u32 slot;
+	__u32 gen;
+	__u32 orig_iif;
+	__u32 reply_iif;
+	__u8 kind;
+};
+
+static __always_inline void fill(struct flow *f, const struct tuple *key, const struct opening *o,
+				 __u64 now, __u8 half)
+{
+	f->tag = tuple_tag(key);
+	f->last_seen = now;
+	f->created = now;
+	f->packets = 0;
+	f->bytes = 0;
+	f->slot = o->slot;
+	f->gen = o->gen;
+	f->iif = half == HALF_ORIG ? o->orig_iif : o->reply_iif;
+	f->oif = 0;
+	f->way_checked = 0;
+	f->seen = 0;
+	f->peer_seen = 0;
+	f->kind = o->kind;
+	f->half = half;
+	__builtin_memset(f->pad, 0, sizeof(f->pad));
+}
+
+/* open_begin writes the entries of a conversation whose first packet carries pkt->tuple
+ * and shall carry s->orig.xlat. The ways out are left to the caller.
+ */
+static __always_inline void open_begin(struct scratch *s, struct packet *pkt,
+				       const struct opening *o)
+{
+	s->orig_key = pkt->tuple;
+	tuple_reverse(&s->reply_key, &s->orig.xlat);
+	tuple_reverse(&s->reply.xlat, &pkt->tuple);
+	fill(&s->orig, &s->orig_key, o, pkt->now, HALF_ORIG);
+	fill(&s->reply, &s->reply_key, o, pkt->now, HALF_REPLY);
+	s->orig.seen = pkt->seen;
+	s->reply.peer_seen = pkt->seen;
+	s->orig.packets = 1;
+	s->orig.bytes = pkt->len;
+}
+
+/* way_in makes the endpoint's device the way out of one direction. */
+static __always_inline void way_in(struct flow *f, __u32 ifindex, const __u8 *mac,
+				   const struct network *net)
+{
+	f->oif = ifindex;
+	__builtin_memcpy(f->dmac, mac, ETH_ALEN);
+	__builtin_memcpy(f->smac, net->mac, ETH_ALEN);
+}
+
+/* way_unknown leaves the way out to be looked up by the first packet that needs it. */
+static __always_inline void way_unknown(struct flow *f)
+{
+	__builtin_memset(f->dmac, 0, ETH_ALEN);
+	__builtin_memset(f->smac, 0, ETH_ALEN);
+}
+
+/* open_finish inserts the conversation in s: the reply direction, which reserves the
+ * port, then the original one. If another CPU has opened it meanwhile, ours goes and
+ * the packet belongs to that one. Returns CONTINUE and fills hit, or a drop.
+ */
+__noinline int open_finish(struct packet *pkt, struct hit *hit, __u32 any_port)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct flow *winner;
+	int ret;
+
+	if (!pkt || !hit || !s)
+		return -DROP_TABLE_FULL;
+	claim_over(&s->orig_key, pkt->now, 1);
+	ret = find_port(pkt, any_port);
+	if (ret)
+		return ret;
+	if (bpf_map_update_elem(&flows_new, &s->orig_key, &s->orig, BPF_NOEXIST)) {
+		bpf_map_delete_elem(&flows_new, &s->reply_key);
+		winner = flow_get(&pkt->tuple);
+		return winner && flow_read(pkt, winner, hit) ? CONTINUE : -DROP_TABLE_FULL;
+	}
+	flow_read(pkt, &s->orig, hit);
+	return CONTINUE;
+}

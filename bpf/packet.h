@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* The packet under way: parsing into plain fields, and the verdicts of stages. */
+#pragma once
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "abi.h"
+#include "config.h"
+
+/* What a stage returns: CONTINUE, a final verdict, or a negated enum drop_reason.
+ * Not TC codes, since TC_ACT_OK is 0 and would read as "go on".
+ */
+enum verdict {
+	CONTINUE = 0,
+	TO_STACK = 1, /* leave it to the kernel, as it now is */
+	REDIRECTED = 2,
+};
+
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define ICMP_ECHOREPLY 0
+#define ICMP_ECHO 8
+#define IP_MF 0x2000
+#define IP_OFFSET 0x1fff
+#define PACKET_HOST 0
+#define L3_OFF ETH_HLEN
+#define V4_MAPPED bpf_htonl(0xffff)
+
+/* RFC 9293 3.1 */
+struct tcphdr {
+	__be16 source;
+	__be16 dest;
+	__be32 seq;
+	__be32 ack_seq;
+	__u8 offset; /* of the data, in the high 4 bits, in 32-bit words */
+	__u8 flags;
+	__be16 window;
+	__sum16 check;
+	__be16 urg_ptr;
+};
+
+enum tcp_flag {
+	TCP_FIN = 1,
+	TCP_SYN = 2,
+	TCP_RST = 4,
+	TCP_ACK = 16,
+};
+
+/* RFC 792 */
+struct icmp_echo {
+	__u8 type;
+	__u8 code;
+	__sum16 check;
+	__be16 id;
+	__be16 seq;
+};
+
+/* A parsed packet. Offsets are from the start of the Ethernet header. */
+struct packet {
+	struct tuple tuple; /* as the packet carries it; ports 0 where it has none */
+	__u64 now; /* jiffies */
+	__u32 l4_off;
+	__u32 len; /* of the frame */
+	__u32 ifindex; /* device of the hook */
+	__u8 dmac[6]; /* both at a multiple of 4, for mac_equal() on the stack */
+	__be16 eth_proto;
+	__u8 smac[6];
+	__u8 tos;
+	__u8 ttl;
+	__u8 fragment; /* not a whole datagram */
+	__u8 ported; /* sport and dport are those of the packet */
+	__u8 opens; /* may open a conversation */
+	__u8 seen; /* enum flow_seen bits that it shows */
+	__u8 ack; /* TCP ACK */
+};
+
+/* packet_from starts a packet; nothing is parsed yet. */
+static __always_inline struct packet packet_from(struct __sk_buff *skb)
+{
+	struct packet pkt = {
+		.now = bpf_jiffies64() + clock_offset,
+		.len = skb->len,
+		.ifindex = skb->ifindex,
+	};
+	return pkt;
+}
+
+static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
+{
+	a->w[0] = 0;
+	a->w[1] = 0;
+	a->w[2] = V4_MAPPED;
+	a->w[3] = v4;
+}
+
+static __always_inline int addr_equal(const struct addr *a, const struct addr *b)
+{
+	const __u32 *x = a->w, *y = b->w;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+static __always_inline int mac_equal(const __u8 *a, const __u8 *b)
+{
+	return *(const __u32 *)a == *(const __u32 *)b &&
+	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+/* tuple_reverse makes the tuple of the answer. */
+static __always_inline void tuple_reverse(struct tuple *to, const struct tuple *from)
+{
+	to->src = from->dst;
+	to->dst = from->src;
+	to->sport = from->dport;
+	to->dport = from->sport;
+	to->proto = from->proto;
+	to->scope = from->scope;
+	to->pad[0] = 0;
+	to->pad[1] = 0;
+}
+
+/* Room that the headers need in the linear part: Ethernet, IPv4 with options, TCP. */
+#define HEADERS (ETH_HLEN + 60 + 20)
+
+/* ensure_linear makes the headers readable by pointer. Frames from a driver or a
+ * socket have them there already; others are pulled once.
+ */
+static __always_inline int ensure_linear(struct __sk_buff *skb)
+{
+	__u32 want = skb->len < HEADERS ? skb->len : HEADERS;
+
+	if ((long)skb->data_end - (long)skb->data >= want)
+		return CONTINUE;
+	return bpf_skb_pull_data(skb, want) ? -DROP_MALFORMED : CONTINUE;
+}
+
+/* parse_eth reads the Ethernet header. Returns CONTINUE or -DROP_MALFORMED. */
+static __always_inline int parse_eth(struct __sk_buff *skb, struct packet *pkt)
+{
+	int ret = ensure_linear(skb);
+	void *data = (void *)(long)skb->data;
+	struct ethhdr *eth = data;
+
+	if (ret)
+		return ret;
+	if (data + sizeof(*eth) > (void *)(long)skb->data_end)
+		return -DROP_MALFORMED;
+	__builtin_memcpy(pkt->dmac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(pkt->smac, eth->h_source, ETH_ALEN);
+	pkt->eth_proto = eth->h_proto;
+	return CONTINUE;
+}
+
+static __always_inline int parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end)
+{
+	__u8 flags;
+
+	if ((void *)(tcp + 1) > end || tcp->offset >> 4 < 5)
+		return -DROP_MALFORMED;
+	flags = tcp->flags;
+	pkt->tuple.sport = tcp->source;
+	pkt->tuple.dport = tcp->dest;
+	pkt->ported = 1;
+	pkt->ack = !!(flags & TCP_ACK);
+	pkt->opens = (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	pkt->seen |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_FIN ? SEEN_FIN : 0) |
+		     (flags & TCP_RST ? SEEN_RST : 0);
+	return CONTINUE;
+}
+
+static __always_inline int parse_udp(struct packet *pkt, struct udphdr *udp, void *end)
+{
+	if ((void *)(udp + 1) > end)
+		return -DROP_MALFORMED;
+	pkt->tuple.sport = udp->source;
+	pkt->tuple.dport = udp->dest;
+	pkt->ported = 1;
+	pkt->opens = 1;
+	return CONTINUE;
+}
+
+/* Only echo has an identifier to translate by (RFC 792); others stay unported. */
+static __always_inline int parse_icmp(struct packet *pkt, struct icmp_echo *icmp, void *end)
+{
+	if ((void *)(icmp + 1) > end)
+		return -DROP_MALFORMED;
+	if (icmp->type == ICMP_ECHO) {
+		pkt->tuple.sport = icmp->id;
+		pkt->opens = 1;
+		pkt->ported = 1;
+	} else if (icmp->type == ICMP_ECHOREPLY) {
+		pkt->tuple.dport = icmp->id;
+		pkt->ported = 1;
+	}
+	return CONTINUE;
+}
+
+/* parse_ipv4 reads the IPv4 header and what follows it: tuple, ttl, tos and flags.
+ * Ports of fragments are not read, since only the first one has them.
+ * Returns CONTINUE or -DROP_MALFORMED.
+ */
+static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + L3_OFF;
+	__u32 len;
+
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return -DROP_MALFORMED;
+	len = ip->ihl * 4;
+	addr_from_v4(&pkt->tuple.src, ip->saddr);
+	addr_from_v4(&pkt->tuple.dst, ip->daddr);
+	pkt->tuple.proto = ip->protocol;
+	pkt->tos = ip->tos;
+	pkt->ttl = ip->ttl;
+	pkt->l4_off = L3_OFF + len;
+	pkt->seen = SEEN_PACKET;
+	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {
+		pkt->fragment = 1;
+		return CONTINUE;
+	}
+	data += L3_OFF + len;
+	if (ip->protocol == IPPROTO_TCP)
+		return parse_tcp(pkt, data, end);
+	if (ip->protocol == IPPROTO_UDP)
+		return parse_udp(pkt, data, end);
+	if (ip->protocol == IPPROTO_ICMP)
+		return parse_icmp(pkt, data, end);
+	return CONTINUE;
+}

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Changing headers without breaking checksums, offloaded ones too.
+ *
+ * Transport checksums are changed by the kernel's helpers only: where the checksum is
+ * left to the device (CHECKSUM_PARTIAL) the field holds the sum of the pseudo header,
+ * which an address change must update and a port change must not, and only the
+ * helpers know which case it is (BPF_F_PSEUDO_HDR tells them what the change is).
+ * The IPv4 header's own checksum is never offloaded and is computed here (RFC 1624).
+ */
+#pragma once
+#include "flow.h"
+#include "packet.h"
+
+static __always_inline void csum_replace(__sum16 *check, __be32 from, __be32 to)
+{
+	__u64 sum = (__u16) ~*check;
+
+	sum += (__u64)(__u32)~from + to;
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	*check = ~sum;
+}
+
+/* l4_check returns where the transport checksum is, and the helper's flags for it:
+ * a UDP checksum of zero means none (RFC 768) and must stay so.
+ */
+static __always_inline __u32 l4_check(const struct packet *pkt, __u64 *flags)
+{
+	*flags = 0;
+	if (pkt->tuple.proto == IPPROTO_TCP)
+		return pkt->l4_off + __builtin_offsetof(struct tcphdr, check);
+	if (pkt->tuple.proto == IPPROTO_UDP) {
+		*flags = BPF_F_MARK_MANGLED_0;
+		return pkt->l4_off + __builtin_offsetof(struct udphdr, check);
+	}
+	return pkt->l4_off + __builtin_offsetof(struct icmp_echo, check);
+}
+
+static __always_inline int rewrite_addr(struct __sk_buff *skb, struct packet *pkt, __be32 from,
+					__be32 to)
+{
+	__u64 flags;
+	__u32 off = l4_check(pkt, &flags);
+
+	if (from == to || pkt->tuple.proto == IPPROTO_ICMP) /* ICMPv4 has no pseudo header */
+		return 0;
+	return bpf_l4_csum_replace(skb, off, from, to, flags | BPF_F_PSEUDO_HDR | sizeof(to));
+}
+
+/* rewrite_port changes the 16 bits that are off bytes into the transport header. */
+static __always_inline int rewrite_port(struct __sk_buff *skb, struct packet *pkt, __u32 off,
+					__u32 from, __u32 to)
+{
+	__be16 port = to;
+	__u64 flags;
+	__u32 check = l4_check(pkt, &flags);
+
+	if (from == to)
+		return 0;
+	if (bpf_l4_csum_replace(skb, check, from, to, flags | sizeof(port)))
+		return -1;
+	return bpf_skb_store_bytes(skb, pkt->l4_off + off, &port, sizeof(port), 0);
+}
+
+/* rewrite_ports: TCP and UDP have them at the same place; the echo identifier stands
+ * in whichever of sport and dport is the requester's.
+ */
+static __always_inline int rewrite_ports(struct __sk_buff *skb, struct packet *pkt,
+					 const struct tuple *to)
+{
+	const struct tuple *from = &pkt->tuple;
+
+	if (from->proto == IPPROTO_ICMP)
+		return rewrite_port(skb, pkt, __builtin_offsetof(struct icmp_echo, id),
+				    from->sport | from->dport, to->sport | to->dport);
+	if (rewrite_port(skb, pkt, 0, from->sport, to->sport))
+		return -1;
+	return rewrite_port(skb, pkt, sizeof(__be16), from->dport, to->dport);
+}
+
+struct eth_ipv4 {
+	struct ethhdr eth;
+	struct iphdr ip;
+} __attribute__((packed));
+
+/* rewrite turns the packet's tuple into hit->xlat: addresses, ports and checksums.
+ * If it is being forwarded the Ethernet addresses become hit's and the TTL, which the
+ * caller has found to be above 1, is lowered.
+ * Returns CONTINUE or -DROP_REWRITE; pkt->tuple is the new one then.
+ */
+__noinline int rewrite(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 forwarded)
+{
+	struct eth_ipv4 h;
+
+	if (!pkt || !hit)
+		return -DROP_REWRITE;
+	if (rewrite_addr(skb, pkt, pkt->tuple.src.w[3], hit->xlat.src.w[3]) ||
+	    rewrite_addr(skb, pkt, pkt->tuple.dst.w[3], hit->xlat.dst.w[3]))
+		return -DROP_REWRITE;
+	if (pkt->ported && rewrite_ports(skb, pkt, &hit->xlat))
+		return -DROP_REWRITE;
+	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+		return -DROP_REWRITE;
+	csum_replace(&h.ip.check, h.ip.saddr, hit->xlat.src.w[3]);
+	csum_replace(&h.ip.check, h.ip.daddr, hit->xlat.dst.w[3]);
+	h.ip.saddr = hit->xlat.src.w[3];
+	h.ip.daddr = hit->xlat.dst.w[3];
+	if (forwarded) {
+		csum_replace(&h.ip.check, bpf_htonl(h.ip.ttl << 24),
+			     bpf_htonl((h.ip.ttl - 1) << 24));
+		h.ip.ttl--;
+		__builtin_memcpy(h.eth.h_dest, hit->dmac, ETH_ALEN);
+		__builtin_memcpy(h.eth.h_source, hit->smac, ETH_ALEN);
+	}
+	if (bpf_skb_store_bytes(skb, 0, &h, sizeof(h), 0))
+		return -DROP_REWRITE;
+	pkt->tuple = hit->xlat;
+	return CONTINUE;
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* The way out: where the host's routing sends a packet, and sending it there. */
+#pragma once
+#include "config.h"
+#include "flow.h"
+#include "maps.h"
+#include "packet.h"
+#include "rewrite.h"
+
+#define AF_INET 2
+#define FIB_SKIP_NEIGH (1U << 2) /* BPF_FIB_LOOKUP_SKIP_NEIGH, Linux 6.3 */
+#define FIB_SRC (1U << 4) /* BPF_FIB_LOOKUP_SRC, Linux 6.7 */
+
+/* On skb->tc_index between ebnet's own programs: this packet is translated and
+ * allowed. Cleared when it enters and when it leaves ebnet's hands, so that nobody
+ * else can set it.
+ */
+#define MARK_DONE 0xeb7e
+
+/* A larger packet must be asked about; 1280 fits everywhere (RFC 8200). */
+#define MTU_EVERYWHERE 1280
+
+/* find_route asks the host's FIB as if the packet came in by the bridge, the only
+ * device that forwards. The length is left out: with GSO it says nothing.
+ * Returns BPF_FIB_LKUP_RET_*, or negative; found() is the answer until the next call.
+ */
+static __always_inline long find_route(struct __sk_buff *skb, struct packet *pkt, __u32 bridge,
+				       __u32 flags)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct bpf_fib_lookup *fib;
+
+	if (!s)
+		return -1;
+	fib = &s->fib;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = AF_INET;
+	fib->l4_protocol = pkt->tuple.proto;
+	fib->tos = pkt->tos;
+	fib->ifindex = bridge;
+	fib->ipv4_src = pkt->tuple.src.w[3];
+	fib->ipv4_dst = pkt->tuple.dst.w[3];
+	fib->sport = pkt->tuple.sport;
+	fib->dport = pkt->tuple.dport;
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags & fib_flags);
+}
+
+/* found returns what find_route() found; null only to please the verifier. */
+static __always_inline struct bpf_fib_lookup *found(void)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	return s ? &s->fib : 0;
+}
+
+/* routed: does it leave the host by route, resolved neighbour or not? */
+static __always_inline int routed(long result)
+{
+	return result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+/* needs_kernel: must the kernel answer (time exceeded, fragmentation needed) or
+ * fragment, rather than this packet being sent on to oif?
+ */
+static __always_inline int needs_kernel(struct __sk_buff *skb, struct packet *pkt, __u32 oif)
+{
+	__u32 mtu = 0;
+
+	if (pkt->ttl <= 1)
+		return 1;
+	if (pkt->len <= MTU_EVERYWHERE)
+		return 0;
+	return bpf_check_mtu(skb, oif, &mtu, 0, BPF_MTU_CHK_SEGS) != 0;
+}
+
+/* source_address returns the address to masquerade as on the way out of oif: the one
+ * that routing prefers, else the device's first, as Go wrote it. 0: none.
+ */
+static __always_inline __be32 source_address(struct __sk_buff *skb, struct packet *pkt,
+					     __u32 bridge, __u32 oif)
+{
+	struct uplink *up = bpf_map_lookup_elem(&uplinks, &oif);
+	struct bpf_fib_lookup *fib;
+
+	if (!up)
+		return 0;
+	if (fib_flags & FIB_SRC && routed(find_route(skb, pkt, bridge, FIB_SRC | FIB_SKIP_NEIGH)) &&
+	    (fib = found()) && fib->ifindex == oif && fib->ipv4_src != pkt->tuple.src.w[3])
+		return fib->ipv4_src;
+	return up->addr4.w[3];
+}
+
+static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+	struct bpf_redir_neigh nh = { .nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst };
+
+	skb->tc_index = MARK_DONE;
+	if (bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0) != TC_ACT_REDIRECT)
+		return -DROP_REDIRECT;
+	return REDIRECTED;
+}
+
+/* remember_way keeps the neighbour's and the device's address with the flow. */
+static __always_inline void remember_way(struct packet *pkt, const struct bpf_fib_lookup *fib)
+{
+	struct flow *f = flow_get(&pkt->tuple);
+
+	if (!f)
+		return;
+	f->oif = fib->ifindex;
+	__builtin_memcpy(f->dmac, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(f->smac, fib->smac, ETH_ALEN);
+	f->way_checked = pkt->now;
+}
+
+/* send_fresh: the flow's way out was looked up less than a second ago. */
+static __always_inline int send_fresh(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int ret;
+
+	if (needs_kernel(skb, pkt, hit->oif))
+		return TO_STACK;
+	ret = rewrite(skb, pkt, hit, 1);
+	if (ret)
+		return ret;
+	skb->tc_index = MARK_DONE;
+	return bpf_redirect(hit->oif, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+}
+
+/* send_out translates the packet as its flow says and sends it to the uplink from the
+ * veth's hook. Once a second the way out is looked up again, and that packet goes
+ * through the neighbour table, so that the kernel goes on checking that the neighbour
+ * is there.
+ */
+__noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 bridge)
+{
+	struct bpf_fib_lookup *fib;
+	long result;
+	__u32 oif;
+	int ret;
+
+	if (!pkt || !hit)
+		return -DROP_REDIRECT;
+	if (hit->oif && (__u32)pkt->now - hit->way_checked < hz)
+		return send_fresh(skb, pkt, hit);
+	result = find_route(skb, pkt, bridge, 0);
+	fib = found();
+	if (!fib || !routed(result))
+		return TO_STACK; /* the kernel answers unreachable, or takes it itself */
+	oif = fib->ifindex;
+	if (!bpf_map_lookup_elem(&uplinks, &oif))
+		return -DROP_NOT_UPLINK;
+	if (needs_kernel(skb, pkt, oif))
+		return TO_STACK;
+	if (result == BPF_FIB_LKUP_RET_SUCCESS)
+		remember_way(pkt, fib);
+	ret = rewrite(skb, pkt, hit, 1); /* the neighbour's output writes the addresses */
+	return ret ? ret : send_neigh(skb, fib);
+}

@@ -1,0 +1,101 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// TCX reports whether programs attach by tcx links. If not, the caller attaches
+// ProgramFD(hook) by a clsact filter and detaches it likewise.
+func (d *Datapath) TCX() bool { return d.about.NoTcx == 0 }
+
+// ProgramFD returns the file descriptor of a hook's program, valid until Close, or
+// -1 if it is not pinned.
+func (d *Datapath) ProgramFD(hook Hook) int {
+	p, err := d.program(hook)
+	if err != nil {
+		return -1
+	}
+	return p.FD()
+}
+
+// Attach attaches the hook's program to a device by a pinned tcx link; if it is
+// attached there already, nothing happens. The device's other programs stay before
+// it on ingress and after it on egress, that is nearer to the wire.
+func (d *Datapath) Attach(hook Hook, ifindex int) error {
+	if d.Attached(hook, ifindex) {
+		return nil
+	}
+	if err := d.Detach(hook, ifindex); err != nil {
+		return err
+	}
+	prog, err := d.program(hook)
+	if err != nil {
+		return err
+	}
+	where := ebpf.AttachTCXEgress
+	if hook.Ingress() {
+		where = ebpf.AttachTCXIngress
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: where})
+	if err != nil {
+		return fmt.Errorf("attach %s to interface %d: %w", hook, ifindex, explain(err))
+	}
+	defer func() { _ = l.Close() }()
+	if err := l.Pin(d.pins.link(hook, ifindex)); err != nil {
+		return fmt.Errorf("pin %s of interface %d: %w", hook, ifindex, permission(err))
+	}
+	return nil
+}
+
+// Detach removes the link. A link that is not there is no error.
+func (d *Datapath) Detach(hook Hook, ifindex int) error {
+	if err := os.Remove(d.pins.link(hook, ifindex)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("detach %s from interface %d: %w", hook, ifindex, permission(err))
+	}
+	return nil
+}
+
+// Attachments lists the pinned tcx links; those whose device is gone too.
+func (d *Datapath) Attachments() ([]Attachment, error) {
+	entries, err := os.ReadDir(d.pins.links())
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", permission(err))
+	}
+	var all []Attachment
+	for _, e := range entries {
+		if at, ok := parseLink(e.Name()); ok {
+			all = append(all, at)
+		}
+	}
+	return all, nil
+}
+
+// Attached reports whether the hook's program, as it is pinned now, runs at the device
+// by a live tcx link.
+func (d *Datapath) Attached(hook Hook, ifindex int) bool {
+	l, err := link.LoadPinnedLink(d.pins.link(hook, ifindex), nil)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = l.Close() }()
+	info, err := l.Info()
+	if err != nil || info.TCX() == nil || int(info.TCX().Ifindex) != ifindex {
+		return false
+	}
+	prog, err := d.program(hook)
+	if err != nil {
+		return false
+	}
+	pi, err := prog.Info()
+	if err != nil {
+		return false
+	}
+	id, ok := pi.ID()
+	return ok && id == info.Program
+}

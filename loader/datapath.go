@@ -1,0 +1,287 @@
+package loader
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Datapath is the pinned datapath of one host. It may be used by one goroutine
+// at a time; callers that change it hold the state's lock.
+type Datapath struct {
+	pins  layout
+	about datapathAbout
+	maps  map[string]*ebpf.Map
+	progs map[Hook]*ebpf.Program
+}
+
+var hooks = []Hook{FromContainer, FromUplink, ToUplink, FromBridge, ToBridge}
+
+// programs are the hooks' programs and the one that tells the time.
+var programs = append([]Hook{clockProgram}, hooks...)
+
+const clockProgram Hook = "clock"
+
+// Load puts the programs and maps into the kernel and pins them below bpffs, or
+// replaces the programs of the datapath that is pinned there: maps stay, links are
+// updated one by one and atomically each, so no flow is lost. changed is false when
+// what is pinned already is what was asked for.
+//
+// Returns ErrUnsupported, ErrPermission or ErrConflict.
+func Load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
+	if cfg.MaxFlows == 0 {
+		cfg.MaxFlows = DefaultMaxFlows
+	}
+	kernel, err := probe(cfg)
+	if err != nil {
+		return nil, false, err
+	}
+	about, err := describe(cfg, kernel)
+	if err != nil {
+		return nil, false, err
+	}
+	old, err := Open(bpffs)
+	if err == nil {
+		if err := old.mayBecome(about); err != nil {
+			_ = old.Close()
+			return nil, false, err
+		}
+		if old.about == about && old.complete() {
+			return old, false, nil
+		}
+		_ = old.Close()
+	} else if !errors.Is(err, ErrNotLoaded) {
+		return nil, false, err
+	}
+	dp, err = replace(bpffs, about, kernel)
+	return dp, true, err
+}
+
+// describe says what will be pinned.
+func describe(cfg Config, k kernel) (datapathAbout, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return datapathAbout{}, fmt.Errorf("inspect the network namespace: %w", err)
+	}
+	sum := sha256.New()
+	sum.Write(_DatapathBytes)
+	if err := json.NewEncoder(sum).Encode([]any{cfg, k}); err != nil {
+		return datapathAbout{}, err
+	}
+	about := datapathAbout{
+		Netns:    st.Ino,
+		Secret:   cfg.Secret,
+		MaxFlows: uint32(cfg.MaxFlows),
+		FastPath: flag(cfg.FastPath),
+		NoTcx:    flag(!k.TCX),
+	}
+	copy(about.Fingerprint[:], sum.Sum(nil))
+	return about, nil
+}
+
+func flag(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// mayBecome checks what a replacement in place cannot change.
+func (d *Datapath) mayBecome(about datapathAbout) error {
+	switch {
+	case d.about.Netns != about.Netns:
+		return fmt.Errorf("%s belongs to another network namespace: %w", d.pins, ErrConflict)
+	case d.about.MaxFlows != about.MaxFlows:
+		return fmt.Errorf("the flow table holds %d conversations and cannot be resized while it is in use: %w",
+			d.about.MaxFlows, ErrConflict)
+	case d.about.NoTcx != about.NoTcx:
+		return fmt.Errorf("programs are attached in the other way (tcx or clsact): %w", ErrConflict)
+	}
+	return nil
+}
+
+// complete reports whether every program is pinned.
+func (d *Datapath) complete() bool {
+	for _, p := range programs {
+		if _, err := os.Stat(d.pins.program(string(p))); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// replace loads the object, with the maps that are pinned, and swaps programs.
+func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
+	pins, err := makePins(bpffs)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := configured(about, k)
+	if err != nil {
+		return nil, err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Maps: ebpf.MapOptions{PinPath: pins.maps()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load the programs: %w", explain(err))
+	}
+	defer coll.Close()
+	if err := repin(pins, coll); err != nil {
+		return nil, err
+	}
+	zero := uint32(0)
+	if err := coll.Maps["about"].Put(zero, about); err != nil {
+		return nil, fmt.Errorf("write map about: %w", err)
+	}
+	return Open(bpffs)
+}
+
+// repin swaps the programs at every link and then the pins, so that a command that
+// finds the old pins still finds programs that work.
+func repin(pins layout, coll *ebpf.Collection) error {
+	if err := pinOver(coll.Maps[".bss"], pins.mapPin("clock_offset")); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(pins.links())
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, e := range entries {
+		at, ok := parseLink(e.Name())
+		if !ok {
+			continue
+		}
+		if err := updateLink(pins.link(at.Hook, at.Ifindex), coll.Programs[string(at.Hook)]); err != nil {
+			return fmt.Errorf("replace %s on interface %d: %w", at.Hook, at.Ifindex, err)
+		}
+	}
+	for _, p := range programs {
+		if err := pinOver(coll.Programs[string(p)], pins.program(string(p))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type pinner interface {
+	Pin(string) error
+	Unpin() error
+}
+
+// pinOver pins an object in place of another; there is no moment without a pin.
+func pinOver(o pinner, path string) error {
+	next := path + "-next"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", next, err)
+	}
+	if err := o.Pin(next); err != nil {
+		return fmt.Errorf("pin %s: %w", path, permission(err))
+	}
+	if err := os.Rename(next, path); err != nil {
+		return fmt.Errorf("pin %s: %w", path, err)
+	}
+	return nil
+}
+
+// updateLink swaps the program of a pinned link. A link whose device is gone does
+// nothing any more, and its pin goes.
+func updateLink(path string, prog *ebpf.Program) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	if prog == nil || errors.Is(l.Update(prog), unix.ENOLINK) {
+		return os.Remove(path)
+	}
+	return l.Update(prog)
+}
+
+// configured returns the object with its constants and sizes set.
+func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
+	spec, err := loadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the object: %w", err)
+	}
+	spec.Maps["flows"].MaxEntries = 2 * about.MaxFlows
+	for name, m := range spec.Maps {
+		if name[0] != '.' {
+			m.Pinning = ebpf.PinByName
+		}
+	}
+	for name, value := range map[string]any{
+		"fast_path":   about.FastPath,
+		"hash_secret": about.Secret,
+		"hz":          k.HZ,
+		"tick_ns":     k.TickNS,
+		"fib_flags":   k.FIBFlags,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return spec, nil
+}
+
+// Open finds the pinned datapath. Returns ErrNotLoaded if there is none.
+func Open(bpffs string) (*Datapath, error) {
+	d := &Datapath{pins: layoutOf(bpffs), maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}}
+	m, err := d.pinned("about")
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+			return nil, ErrNotLoaded
+		}
+		return nil, err
+	}
+	if err := m.Lookup(uint32(0), &d.about); err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("read map about: %w", err)
+	}
+	if d.about.MaxFlows == 0 { // created, but never finished
+		_ = d.Close()
+		return nil, ErrNotLoaded
+	}
+	return d, nil
+}
+
+// Close releases the file descriptors; the kernel keeps everything.
+func (d *Datapath) Close() error {
+	var errs []error
+	for _, m := range d.maps {
+		errs = append(errs, m.Close())
+	}
+	for _, p := range d.progs {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Config returns what the programs were loaded with.
+func (d *Datapath) Config() Config {
+	return Config{
+		FastPath:   d.about.FastPath == 1,
+		MaxFlows:   int(d.about.MaxFlows),
+		Secret:     d.about.Secret,
+		DisableTCX: d.about.NoTcx == 1,
+	}
+}
+
+// program opens a pinned program, and remembers it until Close.
+func (d *Datapath) program(hook Hook) (*ebpf.Program, error) {
+	if p := d.progs[hook]; p != nil {
+		return p, nil
+	}
+	p, err := ebpf.LoadPinnedProgram(d.pins.program(string(hook)), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open program %s: %w", hook, permission(err))
+	}
+	d.progs[hook] = p
+	return p, nil
+}

@@ -1,0 +1,119 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// full makes the errors of a map without room ErrFull.
+func full(err error) error {
+	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return permission(err)
+}
+
+// PutEndpoint adds an endpoint or replaces what is known of it. If its device changed,
+// flows toward the old one end.
+func (d *Datapath) PutEndpoint(e Endpoint) error {
+	if e.Slot == 0 || e.Slot >= MaxSlots {
+		return fmt.Errorf("slot %d: out of range", e.Slot)
+	}
+	v4, v6 := byFamily(e.Addrs)
+	value := datapathEndpoint{Ifindex: uint32(e.Ifindex), Network: e.Network, Slot: e.Slot, Mac: toMAC(e.MAC)}
+	for _, a := range e.Addrs {
+		if err := d.retireChanged("endpoints", toAddr(a), value); err != nil {
+			return err
+		}
+		if err := d.put("endpoints", toAddr(a), value); err != nil {
+			return err
+		}
+	}
+	return d.put("devices", uint32(e.Ifindex), datapathDevice{
+		Addr4:   toAddr(v4),
+		Addr6:   toAddr(v6),
+		Network: e.Network,
+		Slot:    e.Slot,
+		Mac:     toMAC(e.MAC),
+	})
+}
+
+func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEndpoint) error {
+	m, err := d.pinned(name)
+	if err != nil {
+		return err
+	}
+	var old datapathEndpoint
+	if err := m.Lookup(key, &old); err != nil || old == value {
+		return nil
+	}
+	if err := d.remove("devices", old.Ifindex); err != nil {
+		return err
+	}
+	return d.retire(old.Slot)
+}
+
+// DeleteEndpoint removes an endpoint and ends its flows, in constant time: the
+// generation of its slot is raised last, so that a flow opened while the entries
+// were going is void too. One that is not there is no error.
+func (d *Datapath) DeleteEndpoint(e Endpoint) error {
+	for _, a := range e.Addrs {
+		if err := d.remove("endpoints", toAddr(a)); err != nil {
+			return err
+		}
+	}
+	if err := d.remove("devices", uint32(e.Ifindex)); err != nil {
+		return err
+	}
+	return d.retire(e.Slot)
+}
+
+// retire voids every flow that carries the slot's present generation.
+func (d *Datapath) retire(slots ...uint32) error {
+	m, err := d.pinned("gens")
+	if err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		var gen uint32
+		if err := m.Lookup(slot, &gen); err != nil {
+			return fmt.Errorf("read generation %d: %w", slot, err)
+		}
+		if err := m.Put(slot, gen+1); err != nil {
+			return fmt.Errorf("raise generation %d: %w", slot, err)
+		}
+	}
+	return nil
+}
+
+// Endpoints lists what the datapath knows, an entry for each address.
+func (d *Datapath) Endpoints() ([]Endpoint, error) {
+	m, err := d.pinned("endpoints")
+	if err != nil {
+		return nil, err
+	}
+	var (
+		all   []Endpoint
+		key   datapathAddr
+		value datapathEndpoint
+	)
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		all = append(all, Endpoint{
+			Slot:    value.Slot,
+			Network: value.Network,
+			Ifindex: int(value.Ifindex),
+			Addrs:   []netip.Addr{fromAddr(key)},
+			MAC:     net.HardwareAddr(value.Mac[:]),
+		})
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, fmt.Errorf("list endpoints: %w", err)
+	}
+	return all, nil
+}

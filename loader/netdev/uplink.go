@@ -1,0 +1,168 @@
+package netdev
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// fallbackMTU is Ethernet's, where the host says nothing better.
+const fallbackMTU = 1500
+
+// Uplink is a device that may lead outside.
+type Uplink struct {
+	Ifindex  int
+	Name     string
+	MTU      int          // bytes
+	Addrs    []netip.Addr // of global scope, IPv4 first, primary before secondary
+	Ethernet bool         // false: the datapath cannot serve it; callers skip it
+}
+
+// DetectUplinks returns the devices that own an address of global scope, up or
+// not, and are not loopback, not ours, and no port of another device, by index.
+func DetectUplinks() (uplinks []Uplink, err error) {
+	err = withHandle(func(h *netlink.Handle) error {
+		uplinks, err = detectUplinks(h)
+		return err
+	})
+	return uplinks, err
+}
+
+func detectUplinks(h *netlink.Handle) ([]Uplink, error) {
+	links, err := listLinks(h)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := listAddrs(h)
+	if err != nil {
+		return nil, err
+	}
+	kinds := make(map[int]string, len(links))
+	for _, l := range links {
+		kinds[l.Index] = l.Kind
+	}
+	var uplinks []Uplink
+	for _, l := range links {
+		u := newUplink(l, addrs)
+		// A device in a VRF has a master too, but still talks for itself.
+		isPort := l.MasterIndex != 0 && kinds[l.MasterIndex] != "vrf"
+		if len(u.Addrs) > 0 && !l.Loopback && !l.Ours() && !isPort {
+			uplinks = append(uplinks, u)
+		}
+	}
+	slices.SortFunc(uplinks, func(a, b Uplink) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
+	return uplinks, nil
+}
+
+// newUplink picks the addresses of l that have global scope out of addrs.
+func newUplink(l Link, addrs []netlink.Addr) Uplink {
+	u := Uplink{Ifindex: l.Index, Name: l.Name, MTU: l.MTU, Ethernet: l.Ethernet}
+	var own []netlink.Addr
+	for _, a := range addrs {
+		if a.LinkIndex == l.Index && a.Scope == unix.RT_SCOPE_UNIVERSE && fromIPNet(a.IPNet).IsValid() {
+			own = append(own, a)
+		}
+	}
+	// Stable: among equals the kernel's order says which one it prefers.
+	slices.SortStableFunc(own, func(a, b netlink.Addr) int {
+		return cmp.Or(
+			cmp.Compare(fromIPNet(a.IPNet).Addr().BitLen(), fromIPNet(b.IPNet).Addr().BitLen()),
+			cmp.Compare(a.Flags&unix.IFA_F_SECONDARY, b.Flags&unix.IFA_F_SECONDARY),
+		)
+	})
+	for _, a := range own {
+		u.Addrs = append(u.Addrs, fromIPNet(a.IPNet).Addr())
+	}
+	return u
+}
+
+// UplinkByName returns the named device as an uplink, even if it has no address
+// or is a port.
+//
+// Returns ErrNotFound, or ErrInvalid if it is loopback or ours.
+func UplinkByName(name string) (uplink Uplink, err error) {
+	err = withHandle(func(h *netlink.Handle) error {
+		l, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("uplink %s: %w", name, sentinel(err))
+		}
+		link := fromNetlink(l)
+		if link.Loopback {
+			return fmt.Errorf("uplink %s: %w: it is the loopback device", name, ErrInvalid)
+		}
+		if link.Ours() {
+			return fmt.Errorf("uplink %s: %w: it is one of ebnet's own devices", name, ErrInvalid)
+		}
+		addrs, err := listAddrs(h)
+		if err != nil {
+			return err
+		}
+		uplink = newUplink(link, addrs)
+		return nil
+	})
+	return uplink, err
+}
+
+// DefaultMTU returns the MTU, in bytes, of the device of the default route (IPv4
+// before IPv6, lowest metric), else the lowest of the uplinks, else 1500.
+func DefaultMTU() (mtu int, err error) {
+	err = withHandle(func(h *netlink.Handle) error {
+		ifindex, err := defaultRouteDevice(h)
+		if err != nil {
+			return err
+		}
+		if ifindex != 0 {
+			l, err := h.LinkByIndex(ifindex)
+			if err != nil {
+				return fmt.Errorf("interface %d: %w", ifindex, sentinel(err))
+			}
+			mtu = l.Attrs().MTU
+			return nil
+		}
+		uplinks, err := detectUplinks(h)
+		if err != nil {
+			return err
+		}
+		for _, u := range uplinks {
+			if mtu == 0 || u.MTU < mtu {
+				mtu = u.MTU
+			}
+		}
+		if mtu == 0 {
+			mtu = fallbackMTU
+		}
+		return nil
+	})
+	return mtu, err
+}
+
+// defaultRouteDevice returns 0 if there is no default route with a device.
+func defaultRouteDevice(h *netlink.Handle) (ifindex int, err error) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := retryDump(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
+		if err != nil {
+			return 0, fmt.Errorf("list routes: %w", sentinel(err))
+		}
+		best := -1
+		for _, r := range routes {
+			if r.Type != unix.RTN_UNICAST || r.Dst != nil && fromIPNet(r.Dst).Bits() != 0 {
+				continue
+			}
+			dev := r.LinkIndex
+			if dev == 0 && len(r.MultiPath) > 0 {
+				dev = r.MultiPath[0].LinkIndex
+			}
+			if dev > loopbackIndex && (best < 0 || r.Priority < best) {
+				ifindex, best = dev, r.Priority
+			}
+		}
+		if ifindex != 0 {
+			return ifindex, nil
+		}
+	}
+	return 0, nil
+}

@@ -1,0 +1,116 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// PutNetwork adds a network or replaces what is known of it.
+func (d *Datapath) PutNetwork(n Network) error {
+	if n.ID == 0 || n.ID >= MaxNetworks {
+		return fmt.Errorf("network id %d: out of range", n.ID)
+	}
+	v4, v6 := byFamily(n.Gateways)
+	value := datapathNetwork{
+		Gateway4: toAddr(v4),
+		Gateway6: toAddr(v6),
+		Bridge:   uint32(n.Bridge),
+		Mtu:      uint32(n.MTU),
+		Flags:    networkFlags(n),
+		Mac:      toMAC(n.BridgeMAC),
+	}
+	if err := d.put("networks", n.ID, value); err != nil {
+		return err
+	}
+	for _, s := range n.Subnets {
+		if err := d.put("subnets", subnetKey(s), n.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func networkFlags(n Network) (flags datapathNetworkFlag) {
+	for _, f := range []struct {
+		on   bool
+		flag datapathNetworkFlag
+	}{
+		{n.Internal, datapathNetworkFlagNET_INTERNAL},
+		{!n.ICC, datapathNetworkFlagNET_NO_ICC},
+		{!n.Masquerade, datapathNetworkFlagNET_NO_MASQUERADE},
+		{n.Routed, datapathNetworkFlagNET_ROUTED},
+	} {
+		if f.on {
+			flags |= f.flag
+		}
+	}
+	return flags
+}
+
+func subnetKey(p netip.Prefix) datapathSubnetKey {
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return datapathSubnetKey{Prefixlen: uint32(bits), Addr: toAddr(p.Masked().Addr())}
+}
+
+// DeleteNetwork removes a network and its subnets. One that is not there is no error.
+func (d *Datapath) DeleteNetwork(n Network) error {
+	for _, s := range n.Subnets {
+		if err := d.remove("subnets", subnetKey(s)); err != nil {
+			return err
+		}
+	}
+	if n.ID == 0 || n.ID >= MaxNetworks {
+		return nil
+	}
+	return d.put("networks", n.ID, datapathNetwork{})
+}
+
+// Networks returns the ids of the networks in the datapath.
+func (d *Datapath) Networks() ([]uint32, error) {
+	m, err := d.pinned("networks")
+	if err != nil {
+		return nil, err
+	}
+	var (
+		ids   []uint32
+		id    uint32
+		value datapathNetwork
+	)
+	it := m.Iterate()
+	for it.Next(&id, &value) {
+		if value.Bridge != 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids, it.Err()
+}
+
+// put writes one entry.
+func (d *Datapath) put(name string, key, value any) error {
+	m, err := d.pinned(name)
+	if err != nil {
+		return err
+	}
+	if err := m.Put(key, value); err != nil {
+		return fmt.Errorf("write map %s: %w", name, full(err))
+	}
+	return nil
+}
+
+// remove deletes one entry; one that is not there is no error.
+func (d *Datapath) remove(name string, key any) error {
+	m, err := d.pinned(name)
+	if err != nil {
+		return err
+	}
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete from map %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// ABI is the version of the pinned layout, EBNET_ABI in bpf/abi.h. It names the
+// directory, so that a build with another layout never reads these maps.
+const ABI = 1
+
+// mountSource marks a bpf file system that ebnet mounted, in /proc/mounts, so
+// that Remove takes away none that somebody else made.
+const mountSource = "ebnet"
+
+// layout is where things are pinned below the directory that the user named.
+type layout string
+
+func layoutOf(bpffs string) layout {
+	return layout(filepath.Join(bpffs, "v"+strconv.Itoa(ABI)))
+}
+
+func (l layout) maps() string           { return filepath.Join(string(l), "maps") }
+func (l layout) progs() string          { return filepath.Join(string(l), "progs") }
+func (l layout) links() string          { return filepath.Join(string(l), "links") }
+func (l layout) mapPin(n string) string { return filepath.Join(l.maps(), n) }
+func (l layout) program(n string) string {
+	return filepath.Join(l.progs(), n)
+}
+func (l layout) link(h Hook, ifindex int) string {
+	return filepath.Join(l.links(), string(h)+"-"+strconv.Itoa(ifindex))
+}
+
+// parseLink is the inverse of layout.link for the file's name.
+func parseLink(name string) (Attachment, bool) {
+	hook, index, ok := strings.Cut(name, "-")
+	ifindex, err := strconv.Atoi(index)
+	if !ok || err != nil || ifindex <= 0 {
+		return Attachment{}, false
+	}
+	return Attachment{Hook: Hook(hook), Ifindex: ifindex}, true
+}
+
+// isBPFFS reports whether dir is in a bpf file system.
+func isBPFFS(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && uint64(st.Type) == uint64(unix.BPF_FS_MAGIC)
+}
+
+// makePins creates the directories, and mounts a bpf file system where there is
+// none: on /sys/fs/bpf for a directory below it, else on the directory itself.
+func makePins(bpffs string) (layout, error) {
+	if !isBPFFS(existingParent(bpffs)) {
+		target := bpffs
+		if strings.HasPrefix(bpffs, "/sys/fs/bpf/") {
+			target = "/sys/fs/bpf"
+		} else if err := os.MkdirAll(bpffs, 0o700); err != nil {
+			return "", fmt.Errorf("create %s: %w", bpffs, permission(err))
+		}
+		if err := unix.Mount(mountSource, target, "bpf", 0, "mode=0700"); err != nil {
+			return "", fmt.Errorf("mount a bpf file system on %s: %w", target, permission(err))
+		}
+	}
+	l := layoutOf(bpffs)
+	for _, dir := range []string{l.maps(), l.progs(), l.links()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return "", fmt.Errorf("create %s: %w", dir, permission(err))
+		}
+	}
+	return l, nil
+}
+
+// existingParent returns the deepest part of path that exists.
+func existingParent(path string) string {
+	for path != "/" && path != "." {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+	return path
+}
+
+// Remove takes all links, programs and maps below bpffs away, links first so that
+// no program runs on half the maps. clsact filters go with their devices or by
+// package netdev. Removing nothing is no error.
+func Remove(bpffs string) error {
+	l := layoutOf(bpffs)
+	for _, dir := range []string{l.links(), l.progs(), l.maps(), string(l)} {
+		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", dir, permission(err))
+		}
+	}
+	if mountedByUs(bpffs) {
+		if err := unix.Unmount(bpffs, 0); err != nil {
+			return fmt.Errorf("unmount %s: %w", bpffs, err)
+		}
+	}
+	if err := os.Remove(bpffs); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
+		!errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
+	}
+	return nil
+}
+
+// mountedByUs reports whether dir is the root of a mount that makePins made.
+// /sys/fs/bpf stays: it is the system's usual place and others may use it by now.
+func mountedByUs(dir string) bool {
+	if dir == "/sys/fs/bpf" {
+		return false
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == mountSource && f[1] == dir && f[2] == "bpf" {
+			return true
+		}
+	}
+	return false
+}
+
+// permission makes an error of the kernel one of this package's where the reason is
+// a missing capability.
+func permission(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	return err
+}
+
+// pinned opens a pinned map, and remembers it until Close.
+func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
+	if m := d.maps[name]; m != nil {
+		return m, nil
+	}
+	m, err := ebpf.LoadPinnedMap(d.pins.mapPin(name), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open map %s: %w", name, permission(err))
+	}
+	d.maps[name] = m
+	return m, nil
+}

@@ -1,0 +1,97 @@
+package loader
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// Verdict is what a program says about a packet.
+type Verdict int32
+
+// The verdicts, by the kernel's numbers (TC_ACT_*).
+const (
+	Pass     Verdict = -1 // TC_ACT_UNSPEC: go on, to the next program or the kernel
+	Drop     Verdict = 2  // TC_ACT_SHOT
+	Redirect Verdict = 7  // TC_ACT_REDIRECT
+)
+
+// RunContext is where a packet is said to come from.
+type RunContext struct {
+	Ifindex  int // device of the hook, in the present network namespace
+	Received int // device that the packet came in by, 0: the host's own
+}
+
+// skb is the part of struct __sk_buff that BPF_PROG_TEST_RUN takes.
+type skb struct {
+	Len, PktType, Mark, QueueMapping, Protocol uint32
+	VLANPresent, VLANTCI, VLANProto, Priority  uint32
+	IngressIfindex, Ifindex, TCIndex           uint32
+	CB                                         [5]uint32
+	Hash, TCClassid, Data, DataEnd, NAPIID     uint32
+	Rest                                       [26]uint32
+}
+
+// Run runs a hook's program on one frame, as tests and benchmarks need it
+// (BPF_PROG_TEST_RUN): nothing is sent, and the frame is returned as the program left
+// it. frame starts with the Ethernet header.
+func (d *Datapath) Run(hook Hook, frame []byte, ctx RunContext) (Verdict, []byte, error) {
+	p, err := d.program(hook)
+	if err != nil {
+		return 0, nil, err
+	}
+	out := make([]byte, len(frame)+256)
+	opts := &ebpf.RunOptions{Data: frame, DataOut: out, Context: ctx.skb()}
+	ret, err := p.Run(opts)
+	if err != nil {
+		return 0, nil, fmt.Errorf("run program %s: %w", hook, err)
+	}
+	return Verdict(int32(ret)), opts.DataOut, nil
+}
+
+// Benchmark runs a hook's program on the same frame n times and returns the mean time
+// that one run took. The program sees what its earlier runs made of the frame.
+func (d *Datapath) Benchmark(hook Hook, frame []byte, ctx RunContext, n int) (time.Duration, error) {
+	p, err := d.program(hook)
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	if _, err := p.Run(&ebpf.RunOptions{Data: frame, Context: ctx.skb(), Repeat: uint32(n)}); err != nil {
+		return 0, fmt.Errorf("run program %s: %w", hook, err)
+	}
+	return time.Since(start) / time.Duration(n), nil
+}
+
+func (c RunContext) skb() *skb {
+	return &skb{IngressIfindex: uint32(c.Received), Ifindex: uint32(c.Ifindex)}
+}
+
+// SetClockOffset moves the programs' clock ahead of the kernel's, so that tests can let
+// hours pass. Timers are not moved. The offset is gone with the next Load that changes
+// anything.
+func (d *Datapath) SetClockOffset(ahead time.Duration) error {
+	tick, err := jiffy()
+	if err != nil {
+		return err
+	}
+	return d.put("clock_offset", uint32(0), uint64(ahead/tick))
+}
+
+// VerifiedInstructions returns how many instructions the verifier walked, by hook.
+func (d *Datapath) VerifiedInstructions() (map[Hook]uint32, error) {
+	all := map[Hook]uint32{}
+	for _, hook := range hooks {
+		p, err := d.program(hook)
+		if err != nil {
+			return nil, err
+		}
+		info, err := p.Info()
+		if err != nil {
+			return nil, fmt.Errorf("inspect program %s: %w", hook, err)
+		}
+		all[hook], _ = info.VerifiedInstructions()
+	}
+	return all, nil
+}

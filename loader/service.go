@@ -1,0 +1,179 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+)
+
+// Publish makes the ports of the publications reachable. Ports that are published
+// already are replaced; where that leads elsewhere, the flows of the slot end.
+// Returns ErrFull; nothing new is published then.
+func (d *Datapath) Publish(ps ...Publication) error {
+	m, err := d.pinned("services")
+	if err != nil {
+		return err
+	}
+	var tcp, udp PortSet
+	for _, p := range ps {
+		if p.Slot == 0 || p.Slot >= MaxSlots || p.Count < 1 || int(p.HostPort)+p.Count > 65536 || int(p.Port)+p.Count > 65536 {
+			return fmt.Errorf("publication of slot %d: out of range", p.Slot)
+		}
+		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+	}
+	// The bit first: a port that nobody serves yet goes to the host, as it did.
+	if err := d.changePorts(func(i int, w *datapathPortWord) { w.Published |= word(i, &tcp, &udp) }); err != nil {
+		return err
+	}
+	for i, p := range ps {
+		if err := d.publishOne(m, p); err != nil {
+			return errors.Join(err, d.Unpublish(ps[:i+1], &PortSet{}, &PortSet{}))
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) publishOne(m *ebpf.Map, p Publication) error {
+	keys, values := serviceEntries(p)
+	var old datapathService
+	if m.Lookup(keys[0], &old) == nil && old != values[0] {
+		if err := d.retire(old.Slot); err != nil {
+			return err
+		}
+	}
+	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		return fmt.Errorf("write map services: %w", full(err))
+	}
+	return nil
+}
+
+// serviceEntries spreads a range: the datapath looks ports up one by one.
+func serviceEntries(p Publication) ([]datapathServiceKey, []datapathService) {
+	keys := make([]datapathServiceKey, p.Count)
+	values := make([]datapathService, p.Count)
+	host := anyAddr4
+	if p.HostAddr.IsValid() && !p.HostAddr.IsUnspecified() {
+		host = toAddr(p.HostAddr)
+	}
+	value := datapathService{
+		Addr:    toAddr(p.Addr),
+		Mac:     toMAC(p.MAC),
+		Slot:    p.Slot,
+		Network: p.Network,
+		Ifindex: uint32(p.Ifindex),
+	}
+	for i := range keys {
+		keys[i] = datapathServiceKey{Addr: host, Port: bigEndian(p.HostPort + uint16(i)), Proto: uint8(p.Protocol)}
+		values[i] = value
+		values[i].Port = bigEndian(p.Port + uint16(i))
+	}
+	return keys, values
+}
+
+// Unpublish closes the ports and ends their flows: the entries go first, then the
+// generation is raised, so that a flow opened in between is void too. Ports that are
+// not there are no error. stillTCP and stillUDP are the ports that other publications
+// keep open (on other host addresses).
+func (d *Datapath) Unpublish(ps []Publication, stillTCP, stillUDP *PortSet) error {
+	m, err := d.pinned("services")
+	if err != nil {
+		return err
+	}
+	var tcp, udp PortSet
+	for _, p := range ps {
+		keys, _ := serviceEntries(p)
+		if err := deleteAll(m, keys); err != nil {
+			return fmt.Errorf("delete from map services: %w", err)
+		}
+		if err := d.retire(p.Slot); err != nil {
+			return err
+		}
+		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+	}
+	return d.changePorts(func(i int, w *datapathPortWord) {
+		w.Published &^= word(i, &tcp, &udp) &^ word(i, stillTCP, stillUDP)
+	})
+}
+
+// deleteAll deletes keys in batches; the kernel stops a batch at a missing key, and
+// the rest goes on behind it.
+func deleteAll(m *ebpf.Map, keys []datapathServiceKey) error {
+	for len(keys) > 0 {
+		n, err := m.BatchDelete(keys, nil)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return permission(err)
+		}
+		keys = keys[min(n+1, len(keys)):]
+	}
+	return nil
+}
+
+// PublishedCount returns how many ports are in the table of services.
+func (d *Datapath) PublishedCount() (int, error) {
+	m, err := d.pinned("services")
+	if err != nil {
+		return 0, err
+	}
+	return count[datapathServiceKey, datapathService](m)
+}
+
+// SetSourcePorts says which ports translations may use as source ports (both
+// protocols). Ports that were allowed once stay tracked, since flows may have them.
+func (d *Datapath) SetSourcePorts(allowed *PortSet) error {
+	return d.changePorts(func(i int, w *datapathPortWord) {
+		w.Source = allowed[i%len(allowed)]
+		w.Tracked |= w.Source
+	})
+}
+
+// setOf picks the protocol's set.
+func setOf(p Protocol, tcp, udp *PortSet) *PortSet {
+	if p == UDP {
+		return udp
+	}
+	return tcp
+}
+
+// word returns the i-th word of both sets in a row, as in map ports.
+func word(i int, tcp, udp *PortSet) uint64 {
+	if i < len(tcp) {
+		return tcp[i]
+	}
+	return udp[i-len(tcp)]
+}
+
+// changePorts applies change to each word of map ports and writes what differs.
+func (d *Datapath) changePorts(change func(i int, w *datapathPortWord)) error {
+	m, err := d.pinned("ports")
+	if err != nil {
+		return err
+	}
+	keys := make([]uint32, m.MaxEntries())
+	words := make([]datapathPortWord, m.MaxEntries())
+	var cursor ebpf.MapBatchCursor
+	if _, err := m.BatchLookup(&cursor, keys, words, nil); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read map ports: %w", permission(err))
+	}
+	var (
+		changedKeys  []uint32
+		changedWords []datapathPortWord
+	)
+	for i, before := range slices.Clone(words) {
+		change(int(keys[i]), &words[i])
+		if words[i] != before {
+			changedKeys, changedWords = append(changedKeys, keys[i]), append(changedWords, words[i])
+		}
+	}
+	if len(changedKeys) == 0 {
+		return nil
+	}
+	if _, err := m.BatchUpdate(changedKeys, changedWords, nil); err != nil {
+		return fmt.Errorf("write map ports: %w", permission(err))
+	}
+	return nil
+}

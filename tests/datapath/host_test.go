@@ -1,0 +1,226 @@
+package datapath
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/ebnet/ebnet/loader"
+)
+
+// The addresses of the host under test.
+var (
+	hostAddr   = netip.MustParseAddr("198.51.100.2")
+	hostAddr2  = netip.MustParseAddr("198.51.100.3")
+	router     = netip.MustParseAddr("198.51.100.1")
+	remote     = netip.MustParseAddr("203.0.113.7")
+	gateway    = netip.MustParseAddr("172.18.0.1")
+	containerA = netip.MustParseAddr("172.18.0.2")
+	containerB = netip.MustParseAddr("172.18.0.3")
+	otherNet   = netip.MustParseAddr("172.19.0.2")
+
+	bridgeMAC = mac("06:eb:ac:12:00:01")
+	aMAC      = mac("02:eb:ac:12:00:02")
+	bMAC      = mac("02:eb:ac:12:00:03")
+	otherMAC  = mac("02:eb:ac:13:00:02")
+	routerMAC = mac("02:00:00:00:00:01")
+	uplinkMAC = mac("02:00:00:00:00:02")
+)
+
+func mac(s string) net.HardwareAddr {
+	m, err := net.ParseMAC(s)
+	if err != nil {
+		panic(err) // a typing error in a test
+	}
+	return m
+}
+
+// host is a network namespace with a loaded datapath and the devices it knows; the
+// test's thread stays in it.
+type host struct {
+	*testing.T
+	dp         *loader.Datapath
+	bridge     int
+	uplink     int
+	a, b, othr int // host-side veths
+}
+
+// newHost builds the host. fast is the fast path.
+func newHost(t *testing.T, fast bool) *host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: needs root to load programs")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test, and its namespace too
+	ns, err := netns.New()
+	must(t, err)
+	t.Cleanup(func() { _ = ns.Close() })
+	h := &host{T: t}
+	h.links()
+	dir := filepath.Join(t.TempDir(), "bpf")
+	dp, changed, err := loader.Load(dir, loader.Config{FastPath: fast, MaxFlows: 4096, Secret: 7})
+	must(t, err)
+	t.Cleanup(func() {
+		_ = dp.Close()
+		if err := loader.Remove(dir); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is still there", dir)
+		}
+	})
+	if !changed {
+		t.Fatal("a first load changed nothing")
+	}
+	h.dp = dp
+	h.fill()
+	return h
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// links makes the devices, routes and neighbours that FIB look-ups need.
+func (h *host) links() {
+	h.Helper()
+	h.bridge = h.link(&netlink.Bridge{LinkAttrs: attrs("ebnet0", bridgeMAC)}, gateway.String()+"/16")
+	h.uplink = h.link(&netlink.Veth{LinkAttrs: attrs("up0", uplinkMAC), PeerName: "wire0"}, hostAddr.String()+"/24")
+	h.addr("up0", hostAddr2.String()+"/24")
+	for name, index := range map[string]*int{"veba": &h.a, "vebb": &h.b, "vebo": &h.othr} {
+		*index = h.link(&netlink.Veth{LinkAttrs: attrs(name, nil), PeerName: name + "p"}, "")
+	}
+	wire, err := netlink.LinkByName("wire0")
+	must(h.T, err)
+	must(h.T, netlink.LinkSetUp(wire))
+	must(h.T, netlink.RouteAdd(&netlink.Route{LinkIndex: h.uplink, Gw: router.AsSlice()}))
+	must(h.T, netlink.NeighSet(&netlink.Neigh{LinkIndex: h.uplink, State: netlink.NUD_PERMANENT,
+		IP: router.AsSlice(), HardwareAddr: routerMAC}))
+	must(h.T, os.WriteFile("/proc/sys/net/ipv4/conf/ebnet0/forwarding", []byte("1"), 0))
+}
+
+func attrs(name string, m net.HardwareAddr) netlink.LinkAttrs {
+	a := netlink.NewLinkAttrs()
+	a.Name, a.HardwareAddr = name, m
+	return a
+}
+
+func (h *host) link(l netlink.Link, cidr string) int {
+	h.Helper()
+	must(h.T, netlink.LinkAdd(l))
+	must(h.T, netlink.LinkSetUp(l))
+	if cidr != "" {
+		h.addr(l.Attrs().Name, cidr)
+	}
+	return l.Attrs().Index
+}
+
+func (h *host) addr(name, cidr string) {
+	h.Helper()
+	l, err := netlink.LinkByName(name)
+	must(h.T, err)
+	a, err := netlink.ParseAddr(cidr)
+	must(h.T, err)
+	must(h.T, netlink.AddrAdd(l, a))
+}
+
+// fill tells the datapath of two networks, three endpoints and the uplink.
+func (h *host) fill() {
+	h.Helper()
+	must(h.T, h.dp.PutNetwork(loader.Network{ID: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16")},
+		Gateways: []netip.Addr{gateway}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500, ICC: true, Masquerade: true}))
+	must(h.T, h.dp.PutNetwork(loader.Network{ID: 2, Subnets: []netip.Prefix{netip.MustParsePrefix("172.19.0.0/16")},
+		Gateways: []netip.Addr{netip.MustParseAddr("172.19.0.1")}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500,
+		ICC: true, Masquerade: true}))
+	must(h.T, h.dp.PutEndpoint(h.endpointA()))
+	must(h.T, h.dp.PutEndpoint(loader.Endpoint{Slot: 2, Network: 1, Ifindex: h.b, Addrs: []netip.Addr{containerB}, MAC: bMAC}))
+	must(h.T, h.dp.PutEndpoint(loader.Endpoint{Slot: 3, Network: 2, Ifindex: h.othr, Addrs: []netip.Addr{otherNet}, MAC: otherMAC}))
+	must(h.T, h.dp.PutUplink(loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}))
+	var source loader.PortSet
+	source.Add(1024, 32768-1024)
+	source.Add(61000, 65536-61000)
+	must(h.T, h.dp.SetSourcePorts(&source))
+}
+
+func (h *host) endpointA() loader.Endpoint {
+	return loader.Endpoint{Slot: 1, Network: 1, Ifindex: h.a, Addrs: []netip.Addr{containerA}, MAC: aMAC}
+}
+
+// publish opens hostport on addr (any, if zero) for port of container A, in slot 10.
+func (h *host) publish(proto loader.Protocol, addr netip.Addr, hostport, port uint16) loader.Publication {
+	h.Helper()
+	p := loader.Publication{Slot: 10, Protocol: proto, HostAddr: addr, HostPort: hostport, Count: 1, Network: 1,
+		Ifindex: h.a, MAC: aMAC, Addr: containerA, Port: port}
+	must(h.T, h.dp.Publish(p))
+	return p
+}
+
+// run runs a hook on a packet and checks what comes out.
+func (h *host) run(hook loader.Hook, ifindex int, in packet) (loader.Verdict, packet) {
+	h.Helper()
+	frame := in.frame()
+	received := 0
+	if hook == loader.ToUplink || hook == loader.ToBridge {
+		received = h.bridge
+	}
+	verdict, out, err := h.dp.Run(hook, frame, loader.RunContext{Ifindex: ifindex, Received: received})
+	must(h.T, err)
+	if len(out) != len(frame) {
+		h.Fatalf("%d bytes became %d", len(frame), len(out))
+	}
+	if problem := verify(out); problem != "" {
+		h.Fatalf("%s: %s of % x", hook, problem, out)
+	}
+	return verdict, parse(out)
+}
+
+// expect runs a hook and fails unless the verdict and, if it is given, the packet are
+// as wanted.
+func (h *host) expect(hook loader.Hook, ifindex int, in packet, verdict loader.Verdict, want *packet) packet {
+	h.Helper()
+	got, out := h.run(hook, ifindex, in)
+	if got != verdict {
+		h.Fatalf("%s of %v: verdict %d, want %d; drops %s", hook, in, got, verdict, h.drops())
+	}
+	if want != nil && out != *want {
+		h.Fatalf("%s of %v:\n got %v\nwant %v", hook, in, out, *want)
+	}
+	return out
+}
+
+// expectDrop checks the reason too.
+func (h *host) expectDrop(hook loader.Hook, ifindex int, in packet, reason string) {
+	h.Helper()
+	before := h.dropped(reason)
+	h.expect(hook, ifindex, in, loader.Drop, nil)
+	if after := h.dropped(reason); after != before+1 {
+		h.Fatalf("%s of %v: dropped, but not as %q; drops %s", hook, in, reason, h.drops())
+	}
+}
+
+func (h *host) dropped(reason string) (n uint64) {
+	h.Helper()
+	all, err := h.dp.Drops()
+	must(h.T, err)
+	for _, d := range all {
+		if d.Reason == reason {
+			n += d.Packets
+		}
+	}
+	return n
+}
+
+func (h *host) drops() string {
+	all, err := h.dp.Drops()
+	return fmt.Sprint(all, err)
+}

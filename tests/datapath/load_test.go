@@ -1,0 +1,61 @@
+package datapath
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/ebnet/ebnet/loader"
+)
+
+func TestPrivilegedVerifierBudget(t *testing.T) {
+	h := newHost(t, true)
+	all, err := h.dp.VerifiedInstructions()
+	must(t, err)
+	for hook, n := range all {
+		t.Logf("%s: %d verified instructions", hook, n)
+		if n == 0 || n > 200_000 {
+			t.Errorf("%s: %d verified instructions, at most 200,000 are allowed", hook, n)
+		}
+	}
+}
+
+// Loading again changes nothing; with another setting the programs are replaced and
+// flows stay; what cannot change is refused.
+func TestPrivilegedLoadAgain(t *testing.T) {
+	h := newHost(t, true)
+	dir := filepath.Join(t.TempDir(), "bpf")
+	dp, changed, err := loader.Load(dir, loader.Config{FastPath: true, MaxFlows: 1000})
+	must(t, err)
+	defer func() { must(t, loader.Remove(dir)) }()
+	must(t, dp.Attach(loader.FromUplink, h.uplink))
+	must(t, dp.Close())
+	if !changed {
+		t.Fatal("first load changed nothing")
+	}
+	dp, changed, err = loader.Load(dir, loader.Config{FastPath: true, MaxFlows: 1000})
+	must(t, err)
+	if changed || !dp.Attached(loader.FromUplink, h.uplink) {
+		t.Fatalf("second load: changed %v", changed)
+	}
+	must(t, dp.PutEndpoint(h.endpointA()))
+	must(t, dp.Close())
+	dp, changed, err = loader.Load(dir, loader.Config{FastPath: false, MaxFlows: 1000})
+	must(t, err)
+	eps, err := dp.Endpoints()
+	must(t, err)
+	if !changed || !dp.Attached(loader.FromUplink, h.uplink) || len(eps) != 1 || dp.Config().FastPath {
+		t.Fatalf("replacement: changed %v, endpoints %v, config %+v", changed, eps, dp.Config())
+	}
+	must(t, dp.Detach(loader.FromUplink, h.uplink))
+	if dp.Attached(loader.FromUplink, h.uplink) {
+		t.Fatal("still attached")
+	}
+	must(t, dp.Close())
+	if _, _, err := loader.Load(dir, loader.Config{MaxFlows: 2000}); !errors.Is(err, loader.ErrConflict) {
+		t.Fatalf("another table size: %v", err)
+	}
+	if _, err := loader.Open(filepath.Join(t.TempDir(), "nothing")); !errors.Is(err, loader.ErrNotLoaded) {
+		t.Fatalf("nothing pinned: %v", err)
+	}
+}

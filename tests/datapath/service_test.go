@@ -1,0 +1,124 @@
+package datapath
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/ebnet/ebnet/loader"
+)
+
+// in is a client's first packet to a published port, as the container gets it.
+func publishedTest(t *testing.T, proto uint8, flags uint8) {
+	bothWays(t, func(t *testing.T, h *host, out func(packet) packet) {
+		p := loader.TCP
+		if proto == udp {
+			p = loader.UDP
+		}
+		h.publish(p, netip.Addr{}, 8080, 80)
+		for _, addr := range []netip.Addr{hostAddr, hostAddr2} {
+			in := fromOutside(proto, flags, remote, 4000, addr, 8080)
+			got := h.reply(in)
+			if got.src.Addr() != remote || got.dst != netip.AddrPortFrom(containerA, 80) || got.dmac != aMAC.String() {
+				t.Fatalf("%v became %v", in, got)
+			}
+			if addr == hostAddr && got.src.Port() != 4000 {
+				t.Fatalf("the client's port became %d", got.src.Port())
+			}
+			if addr == hostAddr2 && got.src.Port() == 4000 { // both conversations at once
+				t.Fatalf("two conversations with one tuple: %v", got)
+			}
+			answer := fromA(proto, flags|ack, 80, remote, got.src.Port())
+			if proto == udp {
+				answer.flags = 0
+			}
+			if back := out(answer); back.src != in.dst || back.dst != in.src {
+				t.Fatalf("answer became %v", back)
+			}
+		}
+	})
+}
+
+func TestPrivilegedPublishedTCP(t *testing.T) { publishedTest(t, tcp, syn) }
+func TestPrivilegedPublishedUDP(t *testing.T) { publishedTest(t, udp, 0) }
+
+func TestPrivilegedPublishedOnOneAddress(t *testing.T) {
+	h := newHost(t, true)
+	h.publish(loader.TCP, hostAddr, 8080, 80)
+	h.reply(fromOutside(tcp, syn, remote, 4000, hostAddr, 8080))
+	for _, p := range []packet{
+		fromOutside(tcp, syn, remote, 4000, hostAddr2, 8080), // another address
+		fromOutside(tcp, syn, remote, 4000, hostAddr, 8081),  // the neighbour
+		fromOutside(udp, 0, remote, 4000, hostAddr, 8080),    // another protocol
+		fromOutside(tcp, ack, remote, 4001, hostAddr, 8080),  // opens nothing
+		fromOutside(tcp, syn, remote, 4000, remote, 8080),    // not the host's address
+	} {
+		h.expect(loader.FromUplink, h.uplink, p, loader.Pass, &p)
+	}
+}
+
+// Any address means any of the host's: a packet that is routed through is not ours.
+func TestPrivilegedPublishedOnAnyAddressIsLocal(t *testing.T) {
+	h := newHost(t, true)
+	h.publish(loader.TCP, netip.Addr{}, 8080, 80)
+	p := fromOutside(tcp, syn, router, 4000, remote, 8080)
+	h.expect(loader.FromUplink, h.uplink, p, loader.Pass, &p)
+}
+
+func TestPrivilegedDirectAccess(t *testing.T) {
+	h := newHost(t, true)
+	h.publish(loader.TCP, netip.Addr{}, 80, 80)
+	for _, p := range []packet{
+		fromOutside(tcp, syn, remote, 4000, containerA, 80),
+		fromOutside(udp, 0, remote, 4000, containerA, 53),
+		fromOutside(icmp, 0, remote, 4000, containerA, 0),
+		fromOutside(tcp, syn, remote, 4000, netip.MustParseAddr("172.18.200.1"), 22),
+	} {
+		h.expectDrop(loader.FromUplink, h.uplink, p, "direct-access")
+	}
+}
+
+// Unpublishing closes a running conversation in both directions, and an answer that is
+// under way opens it no other way.
+func TestPrivilegedUnpublish(t *testing.T) {
+	bothWays(t, func(t *testing.T, h *host, out func(packet) packet) {
+		pub := h.publish(loader.UDP, netip.Addr{}, 5000, 5000)
+		request := fromOutside(udp, 0, remote, 4000, hostAddr, 5000)
+		answer := fromA(udp, 0, 5000, remote, 4000)
+		h.reply(request)
+		out(answer)
+		must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+		h.expect(loader.FromUplink, h.uplink, request, loader.Pass, &request)
+		hook, dev := loader.FromContainer, h.a
+		if !h.dp.Config().FastPath {
+			hook, dev = loader.ToUplink, h.uplink
+		}
+		h.expectDrop(hook, dev, answer, "unpublished")
+		h.expect(loader.FromUplink, h.uplink, request, loader.Pass, &request)
+		// Published again it works again.
+		h.publish(loader.UDP, netip.Addr{}, 5000, 5000)
+		h.reply(request)
+		out(answer)
+	})
+}
+
+func TestPrivilegedPublishRange(t *testing.T) {
+	h := newHost(t, true)
+	p := loader.Publication{Slot: 10, Protocol: loader.TCP, HostPort: 1000, Count: 60000, Network: 1, Ifindex: h.a,
+		MAC: aMAC, Addr: containerA, Port: 2000}
+	must(t, h.dp.Publish(p))
+	for _, i := range []uint16{0, 1, 59999} {
+		got := h.reply(fromOutside(tcp, syn, remote, 4000, hostAddr, 1000+i))
+		if got.dst.Port() != 2000+i {
+			t.Fatalf("port %d went to %v", 1000+i, got.dst)
+		}
+	}
+	if n, err := h.dp.PublishedCount(); n != 60000 || err != nil {
+		t.Fatalf("%d ports, %v", n, err)
+	}
+	must(t, h.dp.Unpublish([]loader.Publication{p}, &loader.PortSet{}, &loader.PortSet{}))
+	if n, err := h.dp.PublishedCount(); n != 0 || err != nil {
+		t.Fatalf("%d ports, %v", n, err)
+	}
+	out := fromOutside(tcp, syn, remote, 4000, hostAddr, 1000)
+	h.expect(loader.FromUplink, h.uplink, out, loader.Pass, &out)
+}
