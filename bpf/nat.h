@@ -105,6 +105,19 @@ static __always_inline int reserve(struct scratch *s, __u64 now)
 	return TAKEN;
 }
 
+/* candidate returns the i-th port to try: first some that the source alone decides on
+ * and that lie scattered, so that ports next to a range that is not allowed do not
+ * attract everyone, then all in a row.
+ */
+#define SCATTERED 16
+
+static __always_inline __u32 candidate(__u32 start, __u32 i)
+{
+	__u32 port = i < SCATTERED ? mix((__u64)start << 8 | i) : start + i;
+
+	return port & (PORTS - 1);
+}
+
 struct search {
 	__u64 now;
 	__u32 start;
@@ -132,7 +145,7 @@ static __always_inline int try_port(struct scratch *s, struct search *search, __
 
 static long search_step(__u32 i, struct search *search)
 {
-	__u32 zero = 0, port = (search->start + i) & (PORTS - 1);
+	__u32 zero = 0, port = candidate(search->start, i);
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
 	if (!s)
@@ -162,7 +175,7 @@ __noinline int find_port(struct packet *pkt, __u32 any)
 	if (search.result == TAKEN) {
 		search.start = mix(hash_secret ^ ((__u64)pkt->tuple.src.w[3] << 32 |
 						  (__u32)pkt->tuple.sport << 8 | pkt->tuple.proto));
-		bpf_loop(PORTS, search_step, &search, 0);
+		bpf_loop(PORTS + SCATTERED, search_step, &search, 0);
 	}
 	if (search.result == RESERVED)
 		return CONTINUE;
