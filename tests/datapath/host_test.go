@@ -45,7 +45,7 @@ func mac(s string) net.HardwareAddr {
 // host is a network namespace with a loaded datapath and the devices it knows; the
 // test's thread stays in it.
 type host struct {
-	*testing.T
+	testing.TB
 	dp         *loader.Datapath
 	bridge     int
 	uplink     int
@@ -53,7 +53,7 @@ type host struct {
 }
 
 // newHost builds the host. fast is the fast path.
-func newHost(t *testing.T, fast bool) *host {
+func newHost(t testing.TB, fast bool) *host {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: needs root to load programs")
@@ -62,7 +62,7 @@ func newHost(t *testing.T, fast bool) *host {
 	ns, err := netns.New()
 	must(t, err)
 	t.Cleanup(func() { _ = ns.Close() })
-	h := &host{T: t}
+	h := &host{TB: t}
 	h.links()
 	dir := filepath.Join(t.TempDir(), "bpf")
 	dp, changed, err := loader.Load(dir, loader.Config{FastPath: fast, MaxFlows: 4096, Secret: 7})
@@ -84,7 +84,7 @@ func newHost(t *testing.T, fast bool) *host {
 	return h
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -101,12 +101,12 @@ func (h *host) links() {
 		*index = h.link(&netlink.Veth{LinkAttrs: attrs(name, nil), PeerName: name + "p"}, "")
 	}
 	wire, err := netlink.LinkByName("wire0")
-	must(h.T, err)
-	must(h.T, netlink.LinkSetUp(wire))
-	must(h.T, netlink.RouteAdd(&netlink.Route{LinkIndex: h.uplink, Gw: router.AsSlice()}))
-	must(h.T, netlink.NeighSet(&netlink.Neigh{LinkIndex: h.uplink, State: netlink.NUD_PERMANENT,
+	must(h.TB, err)
+	must(h.TB, netlink.LinkSetUp(wire))
+	must(h.TB, netlink.RouteAdd(&netlink.Route{LinkIndex: h.uplink, Gw: router.AsSlice()}))
+	must(h.TB, netlink.NeighSet(&netlink.Neigh{LinkIndex: h.uplink, State: netlink.NUD_PERMANENT,
 		IP: router.AsSlice(), HardwareAddr: routerMAC}))
-	must(h.T, os.WriteFile("/proc/sys/net/ipv4/conf/ebnet0/forwarding", []byte("1"), 0))
+	must(h.TB, os.WriteFile("/proc/sys/net/ipv4/conf/ebnet0/forwarding", []byte("1"), 0))
 }
 
 func attrs(name string, m net.HardwareAddr) netlink.LinkAttrs {
@@ -117,8 +117,8 @@ func attrs(name string, m net.HardwareAddr) netlink.LinkAttrs {
 
 func (h *host) link(l netlink.Link, cidr string) int {
 	h.Helper()
-	must(h.T, netlink.LinkAdd(l))
-	must(h.T, netlink.LinkSetUp(l))
+	must(h.TB, netlink.LinkAdd(l))
+	must(h.TB, netlink.LinkSetUp(l))
 	if cidr != "" {
 		h.addr(l.Attrs().Name, cidr)
 	}
@@ -128,28 +128,28 @@ func (h *host) link(l netlink.Link, cidr string) int {
 func (h *host) addr(name, cidr string) {
 	h.Helper()
 	l, err := netlink.LinkByName(name)
-	must(h.T, err)
+	must(h.TB, err)
 	a, err := netlink.ParseAddr(cidr)
-	must(h.T, err)
-	must(h.T, netlink.AddrAdd(l, a))
+	must(h.TB, err)
+	must(h.TB, netlink.AddrAdd(l, a))
 }
 
 // fill tells the datapath of two networks, three endpoints and the uplink.
 func (h *host) fill() {
 	h.Helper()
-	must(h.T, h.dp.PutNetwork(loader.Network{ID: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16")},
+	must(h.TB, h.dp.PutNetwork(loader.Network{ID: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16")},
 		Gateways: []netip.Addr{gateway}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500, ICC: true, Masquerade: true}))
-	must(h.T, h.dp.PutNetwork(loader.Network{ID: 2, Subnets: []netip.Prefix{netip.MustParsePrefix("172.19.0.0/16")},
+	must(h.TB, h.dp.PutNetwork(loader.Network{ID: 2, Subnets: []netip.Prefix{netip.MustParsePrefix("172.19.0.0/16")},
 		Gateways: []netip.Addr{netip.MustParseAddr("172.19.0.1")}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500,
 		ICC: true, Masquerade: true}))
-	must(h.T, h.dp.PutEndpoint(h.endpointA()))
-	must(h.T, h.dp.PutEndpoint(loader.Endpoint{Slot: 2, Network: 1, Ifindex: h.b, Addrs: []netip.Addr{containerB}, MAC: bMAC}))
-	must(h.T, h.dp.PutEndpoint(loader.Endpoint{Slot: 3, Network: 2, Ifindex: h.othr, Addrs: []netip.Addr{otherNet}, MAC: otherMAC}))
-	must(h.T, h.dp.PutUplink(loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}))
+	must(h.TB, h.dp.PutEndpoint(h.endpointA()))
+	must(h.TB, h.dp.PutEndpoint(loader.Endpoint{Slot: 2, Network: 1, Ifindex: h.b, Addrs: []netip.Addr{containerB}, MAC: bMAC}))
+	must(h.TB, h.dp.PutEndpoint(loader.Endpoint{Slot: 3, Network: 2, Ifindex: h.othr, Addrs: []netip.Addr{otherNet}, MAC: otherMAC}))
+	must(h.TB, h.dp.PutUplink(loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}))
 	var source loader.PortSet
 	source.Add(1024, 32768-1024)
 	source.Add(61000, 65536-61000)
-	must(h.T, h.dp.SetSourcePorts(&source))
+	must(h.TB, h.dp.SetSourcePorts(&source))
 }
 
 func (h *host) endpointA() loader.Endpoint {
@@ -161,7 +161,7 @@ func (h *host) publish(proto loader.Protocol, addr netip.Addr, hostport, port ui
 	h.Helper()
 	p := loader.Publication{Slot: 10, Protocol: proto, HostAddr: addr, HostPort: hostport, Count: 1, Network: 1,
 		Ifindex: h.a, MAC: aMAC, Addr: containerA, Port: port}
-	must(h.T, h.dp.Publish(p))
+	must(h.TB, h.dp.Publish(p))
 	return p
 }
 
@@ -174,7 +174,7 @@ func (h *host) run(hook loader.Hook, ifindex int, in packet) (loader.Verdict, pa
 		received = h.bridge
 	}
 	verdict, out, err := h.dp.Run(hook, frame, loader.RunContext{Ifindex: ifindex, Received: received})
-	must(h.T, err)
+	must(h.TB, err)
 	if len(out) != len(frame) {
 		h.Fatalf("%d bytes became %d", len(frame), len(out))
 	}
@@ -211,7 +211,7 @@ func (h *host) expectDrop(hook loader.Hook, ifindex int, in packet, reason strin
 func (h *host) dropped(reason string) (n uint64) {
 	h.Helper()
 	all, err := h.dp.Drops()
-	must(h.T, err)
+	must(h.TB, err)
 	for _, d := range all {
 		if d.Reason == reason {
 			n += d.Packets
