@@ -24,6 +24,10 @@ type Uplink struct {
 
 // DetectUplinks returns the devices that own an address of global scope, up or
 // not, and are not loopback, not ours, and no port of another device, by index.
+//
+// A bridge counts if it has a port that is no veth and no tap, or a route with a
+// gateway leaves by it: a virtual machine host's does, another container engine's
+// does not. It leads to that engine's containers, which are not outside.
 func DetectUplinks() (uplinks []Uplink, err error) {
 	err = withHandle(func(h *netlink.Handle) error {
 		uplinks, err = detectUplinks(h)
@@ -41,6 +45,10 @@ func detectUplinks(h *netlink.Handle) ([]Uplink, error) {
 	if err != nil {
 		return nil, err
 	}
+	outward, err := outwardDevices(h, links)
+	if err != nil {
+		return nil, err
+	}
 	kinds := make(map[int]string, len(links))
 	for _, l := range links {
 		kinds[l.Index] = l.Kind
@@ -50,12 +58,39 @@ func detectUplinks(h *netlink.Handle) ([]Uplink, error) {
 		u := newUplink(l, addrs)
 		// A device in a VRF has a master too, but still talks for itself.
 		isPort := l.MasterIndex != 0 && kinds[l.MasterIndex] != "vrf"
-		if len(u.Addrs) > 0 && !l.Loopback && !l.Ours() && !isPort {
+		inward := l.Kind == "bridge" && !outward[l.Index]
+		if len(u.Addrs) > 0 && !l.Loopback && !l.Ours() && !isPort && !inward {
 			uplinks = append(uplinks, u)
 		}
 	}
 	slices.SortFunc(uplinks, func(a, b Uplink) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
 	return uplinks, nil
+}
+
+// outwardDevices returns the devices that have a port of a kind that is not only for
+// containers and virtual machines, or that a route with a gateway leaves by.
+func outwardDevices(h *netlink.Handle, links []Link) (map[int]bool, error) {
+	outward := map[int]bool{}
+	for _, l := range links {
+		if l.MasterIndex != 0 && l.Kind != "veth" && l.Kind != "tuntap" {
+			outward[l.MasterIndex] = true
+		}
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := retryDump(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", sentinel(err))
+		}
+		for _, r := range routes {
+			if r.Gw != nil {
+				outward[r.LinkIndex] = true
+			}
+			for _, next := range r.MultiPath {
+				outward[next.LinkIndex] = outward[next.LinkIndex] || next.Gw != nil
+			}
+		}
+	}
+	return outward, nil
 }
 
 // newUplink picks the addresses of l that have global scope out of addrs.

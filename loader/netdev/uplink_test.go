@@ -133,3 +133,32 @@ func TestPrivilegedHostPrefixes(t *testing.T) {
 		t.Errorf("prefixes %v, want %v", names, want)
 	}
 }
+
+// Another container engine's bridge leads to its containers, not outside, until a
+// route says so.
+func TestPrivilegedForeignBridgeIsNoUplink(t *testing.T) {
+	newHost(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "docker0"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(bridge); err != nil {
+		t.Fatal(err)
+	}
+	mustAddAddr(t, bridge.Index, "172.17.0.1/16")
+	if err := netlink.LinkSetMasterByIndex(linkRef(addPair(t, "veth0", 1500)), bridge.Index); err != nil {
+		t.Fatal(err)
+	}
+	if uplinks, err := DetectUplinks(); err != nil || len(uplinks) != 0 {
+		t.Fatalf("uplinks %+v, %v", uplinks, err)
+	}
+	gateway := netip.MustParseAddr("172.17.0.9")
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: bridge.Index, Gw: gateway.AsSlice()}); err != nil {
+		t.Fatal(err)
+	}
+	if uplinks, err := DetectUplinks(); err != nil || len(uplinks) != 1 {
+		t.Fatalf("with a default route: uplinks %+v, %v", uplinks, err)
+	}
+}
