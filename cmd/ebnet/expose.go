@@ -1,0 +1,53 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebnet/ebnet/cmd/internal/network"
+)
+
+func (p *program) exposeCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "expose",
+		Usage:     "publish ports of an endpoint on the host",
+		ArgsUsage: "ENDPOINT SPEC...",
+		Description: describe("SPEC is [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|/udp]. Ranges map one to one; a host\n"+
+			"range onto one port takes the first free one; without a host port a free one is found.\n"+
+			"All or nothing. Prints ENDPOINT HOSTIP:HOSTPORT -> IP:PORT/PROTO, a line for each SPEC.",
+			"ebnet expose web 8080:80",
+			"ebnet expose web 127.0.0.1:5353:53/udp 9000-9010:9000-9010 --from 10.0.0.0/8"),
+		Flags:  []cli.Flag{fromFlag()},
+		Action: p.expose,
+	}
+}
+
+func (p *program) expose(c *cli.Context) error {
+	args, err := arguments(c, 2, -1)
+	if err != nil {
+		return err
+	}
+	if err := network.CheckName("endpoint", args[0]); err != nil {
+		return err
+	}
+	specs, err := portSpecs(args[1:])
+	if err != nil {
+		return err
+	}
+	from, err := parseAll(c, "from", network.ParsePrefix)
+	if err != nil {
+		return err
+	}
+	return p.change(c, func(h *network.Host) (view, error) {
+		ports, err := h.Expose(args[0], specs, from)
+		return portsView(ports), err
+	})
+}
+
+// portsView shows ports as expose prints them.
+func portsView(ports []network.PortInfo) view {
+	var ls []string
+	for _, port := range ports {
+		ls = append(ls, port.Endpoint+" "+portMapping(port))
+	}
+	return view{listOf(ports), lines(ls...)}
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebnet/ebnet/cmd/internal/network"
+)
+
+func (p *program) portsCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "ports",
+		Usage:       "list published ports",
+		ArgsUsage:   "[ENDPOINT]",
+		Description: describe("A range is one line.", "ebnet ports", "ebnet ports web -o json"),
+		Action:      p.ports,
+	}
+}
+
+func (p *program) ports(c *cli.Context) error {
+	args, err := arguments(c, 0, 1)
+	if err != nil {
+		return err
+	}
+	endpoint := ""
+	if len(args) > 0 {
+		endpoint = args[0]
+		if err := network.CheckName("endpoint", endpoint); err != nil {
+			return err
+		}
+	}
+	return p.look(c, func(h *network.Host) (view, error) {
+		all, err := h.Ports(endpoint)
+		return view{listOf(all), func(w io.Writer) { portTable(w, all) }}, err
+	})
+}
+
+func portTable(w io.Writer, all []network.PortInfo) {
+	var rows [][]string
+	for _, p := range all {
+		rows = append(rows, []string{p.Endpoint, p.Protocol, hostAddress(p), containerAddress(p), join(p.From, ",")})
+	}
+	table(w, "ENDPOINT PROTOCOL HOST CONTAINER FROM", rows)
+}
+
+// portMapping is HOSTIP:HOSTPORT -> IP:PORT/PROTO.
+func portMapping(p network.PortInfo) string {
+	return hostAddress(p) + " -> " + containerAddress(p) + "/" + p.Protocol
+}
+
+// portSources says who may use the port, where not everyone may.
+func portSources(p network.PortInfo) string {
+	if len(p.From) == 0 {
+		return ""
+	}
+	return " from " + join(p.From, ", ")
+}
+
+func hostAddress(p network.PortInfo) string {
+	return net.JoinHostPort(p.HostIP, portRange(p.HostPort, p.HostPortEnd))
+}
+
+func containerAddress(p network.PortInfo) string {
+	return net.JoinHostPort(p.IP, portRange(p.Port, p.PortEnd))
+}
+
+func portRange(first, last uint16) string {
+	if last <= first {
+		return fmt.Sprint(first)
+	}
+	return fmt.Sprintf("%d-%d", first, last)
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebnet/ebnet/cmd/internal/network"
+)
+
+func (p *program) upCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "up",
+		Usage: "load the datapath and make the host what is recorded",
+		Description: describe("Loads the datapath or replaces it in place, hooks the uplinks, creates the network\n"+
+			"default if there is none, applies everything recorded and repairs what differs.\n"+
+			"It may run at any time, any number of times.",
+			"ebnet up",
+			"ebnet up --uplink eth0 --fast-path=off"),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "apply the networks, endpoints and ports of `FILE` (JSON; - is stdin)"},
+			&cli.BoolFlag{Name: "prune", Usage: "remove what FILE does not name", DisableDefaultText: true},
+			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated (default: detected)"},
+			&cli.StringFlag{Name: "fast-path", Usage: "`on|off`: redirect past the bridge and the kernel's routing", DefaultText: "as recorded, else on"},
+			&cli.IntFlag{Name: "max-flows", Usage: "`N` confirmed conversations at most", DefaultText: "as recorded, else 262144"},
+		},
+		Action: p.up,
+	}
+}
+
+func (p *program) up(c *cli.Context) error {
+	if _, err := arguments(c, 0, 0); err != nil {
+		return err
+	}
+	request, err := p.upRequest(c)
+	if err != nil {
+		return err
+	}
+	return p.change(c, func(h *network.Host) (view, error) {
+		report, err := h.Up(request)
+		if err != nil {
+			return view{}, err
+		}
+		for _, name := range report.Gone {
+			p.warn(fmt.Sprintf("endpoint %q: its namespace is gone; ebnet disconnect %s forgets it", name, name))
+		}
+		for _, w := range report.Warnings {
+			p.warn(w)
+		}
+		return view{report, lines(upLine(report))}, nil
+	})
+}
+
+func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
+	r := network.UpRequest{Uplinks: c.StringSlice("uplink"), MaxFlows: c.Int("max-flows"), Prune: c.Bool("prune")}
+	if c.IsSet("max-flows") && r.MaxFlows < 1 {
+		return r, usage("--max-flows", fmt.Sprintf("%d is not at least 1", r.MaxFlows), "")
+	}
+	switch v := c.String("fast-path"); v {
+	case "":
+	case "on", "off":
+		on := v == "on"
+		r.FastPath = &on
+	default:
+		return r, usage("--fast-path", quote(v)+" is neither on nor off", "")
+	}
+	if !c.IsSet("file") {
+		if r.Prune {
+			return r, usage("--prune", "has a meaning only with -f FILE", "")
+		}
+		return r, nil
+	}
+	var err error
+	r.File, err = p.readConfig(c.String("file"))
+	return r, err
+}
+
+func (p *program) readConfig(path string) (*network.Config, error) {
+	in := p.stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fileError(path, err)
+		}
+		defer f.Close()
+		in = f
+	}
+	return network.ReadConfig(in)
+}
+
+// fileError tells a file that is not there from one that cannot be read.
+func fileError(path string, err error) error {
+	e := &network.Error{What: "file " + quote(path), Why: "cannot be read", Kind: network.ErrFailed, Err: err}
+	switch {
+	case os.IsNotExist(err):
+		e.Why, e.Kind = "does not exist", network.ErrNotFound
+	case os.IsPermission(err):
+		e.Why, e.Kind = "is not readable to this user", network.ErrUnsupported
+	}
+	return e
+}
+
+func upLine(r network.UpReport) string {
+	state := "up"
+	if !r.Changed {
+		state = "up, nothing to change"
+	}
+	uplinks := strings.Join(r.Uplinks, " ")
+	if uplinks == "" {
+		uplinks = "none"
+	}
+	return fmt.Sprintf("%s: uplinks %s, %s, %s, %s", state, uplinks,
+		count(r.Networks, "network"), count(r.Endpoints, "endpoint"), count(r.Ports, "published port"))
+}
+
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
