@@ -78,7 +78,7 @@ static __always_inline int deliver_neighbour(struct __sk_buff *skb, struct packe
 /* deliver_slow sends a translated packet through the bridge. */
 static __always_inline int deliver_slow(struct __sk_buff *skb, struct packet *pkt)
 {
-	struct endpoint *ep = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
+	struct endpoint *ep = endpoint_get(&pkt->tuple.dst);
 	struct network *net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
 
 	if (!net)

@@ -85,7 +85,9 @@ static __always_inline int flow_closed(const struct flow *f, __u8 proto)
 	       ((f->seen | f->peer_seen) & SEEN_RST || f->seen & f->peer_seen & SEEN_FIN);
 }
 
-/* flow_get finds the entry of a key in either table. */
+/* flow_get finds the entry of a key in either table. The key must be on the stack or in
+ * a map: Linux 6.1 takes no memory that a separately verified function was given.
+ */
 static __always_inline struct flow *flow_get(const struct tuple *key)
 {
 	struct timed_flow *tf = bpf_map_lookup_elem(&flows, key);
@@ -99,7 +101,7 @@ static __always_inline struct flow *flow_get(const struct tuple *key)
  * the later of both directions' time stamps; 0 or less: it is over. Only called
  * where f's own stamp does not settle it, since it costs a second lookup.
  */
-__noinline __s64 flow_remaining(struct flow *f, __u64 now)
+static __noinline __s64 flow_remaining(struct flow *f, __u64 now)
 {
 	struct tuple peer_key;
 	struct flow *peer;
@@ -136,7 +138,7 @@ static __always_inline void flow_delete(const struct tuple *key)
 }
 
 /* flow_delete_pair frees the reply key last: it is what reserves the port. */
-__noinline int flow_delete_pair(struct flow *f, struct tuple *key)
+static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 {
 	struct tuple peer_key;
 
@@ -187,7 +189,7 @@ static __always_inline void start_timer(const struct tuple *orig_key)
  * again; if another CPU is moving it too, the insertion of the original direction
  * decides which one does.
  */
-__noinline int flow_confirm(struct flow *f, struct tuple *key)
+static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -265,18 +267,26 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	return f->tag == tuple_tag(&pkt->tuple);
 }
 
+/* endpoint_get finds a container by its address; see flow_get() for the copy. */
+static __always_inline struct endpoint *endpoint_get(const struct addr *at)
+{
+	struct addr key = *at;
+
+	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
 /* flow_void decides about an entry whose owner is gone. An answer of a container
  * whose port was unpublished would look like the first packet of a conversation of
  * its own, and its translation could open the port again: as long as the old one
  * would live and its container is the same, the tuple stays closed.
  */
-__noinline int flow_void(struct packet *pkt, struct flow *f)
+static __noinline int flow_void(struct packet *pkt, struct flow *f)
 {
 	struct endpoint *ep;
 
 	if (!pkt || !f)
 		return FLOW_MISS;
-	ep = bpf_map_lookup_elem(&endpoints, &pkt->tuple.src);
+	ep = endpoint_get(&pkt->tuple.src);
 	if (f->kind == FLOW_DNAT && f->half == HALF_REPLY && ep && ep->ifindex == f->iif &&
 	    flow_alive(f, pkt->now))
 		return FLOW_TOMBSTONE;
@@ -313,22 +323,24 @@ static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct
 __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 {
 	struct timed_flow *tf;
+	struct tuple key;
 	struct flow *f;
 	int ret;
 
 	if (!pkt || !hit)
 		return FLOW_MISS;
-	tf = bpf_map_lookup_elem(&flows, &pkt->tuple);
+	key = pkt->tuple;
+	tf = bpf_map_lookup_elem(&flows, &key);
 	if (tf) {
 		if (iif && tf->flow.iif != iif)
 			return FLOW_MISS;
 		return flow_touch(pkt, &tf->flow, hit);
 	}
-	f = bpf_map_lookup_elem(&flows_new, &pkt->tuple);
+	f = bpf_map_lookup_elem(&flows_new, &key);
 	if (!f || (iif && f->iif != iif))
 		return FLOW_MISS;
 	ret = flow_touch(pkt, f, hit);
 	if (ret == FLOW_HIT && flow_confirmed(pkt, f))
-		flow_confirm(f, &pkt->tuple);
+		flow_confirm(f, &key);
 	return ret;
 }

@@ -36,7 +36,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
-	ep = bpf_map_lookup_elem(&endpoints, &pkt->tuple.src);
+	ep = endpoint_get(&pkt->tuple.src);
 	net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
 	if (!net)
 		return -DROP_SPOOFED_ADDR;

@@ -62,7 +62,7 @@ static __always_inline int port_free_to_use(__u8 proto, __u32 port)
  * A closed TCP conversation keeps its port until it times out, unless reopen says that
  * the same two parties want it back.
  */
-__noinline int claim_over(struct tuple *key, __u64 now, __u32 reopen)
+static __always_inline int claim_over(struct tuple *key, __u64 now, __u32 reopen)
 {
 	struct flow *f;
 
@@ -82,7 +82,8 @@ __noinline int claim_over(struct tuple *key, __u64 now, __u32 reopen)
  */
 static __always_inline int reserve(struct scratch *s, __u64 now)
 {
-	long err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
+ /* An int: before Linux 6.4 only the low half of what a map's update returns is set. */
+	int err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
 	struct timed_flow *tf;
 
 	if (err == -17 /* EEXIST */) {
@@ -263,7 +264,7 @@ __noinline int open_finish(struct packet *pkt, struct hit *hit, __u32 any_port)
 		return ret;
 	if (bpf_map_update_elem(&flows_new, &s->orig_key, &s->orig, BPF_NOEXIST)) {
 		bpf_map_delete_elem(&flows_new, &s->reply_key);
-		winner = flow_get(&pkt->tuple);
+		winner = flow_get(&s->orig_key);
 		return winner && flow_read(pkt, winner, hit) ? CONTINUE : -DROP_TABLE_FULL;
 	}
 	flow_read(pkt, &s->orig, hit);

@@ -105,7 +105,8 @@ static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fi
 /* remember_way keeps the neighbour's and the device's address with the flow. */
 static __always_inline void remember_way(struct packet *pkt, const struct bpf_fib_lookup *fib)
 {
-	struct flow *f = flow_get(&pkt->tuple);
+	struct tuple key = pkt->tuple;
+	struct flow *f = flow_get(&key);
 
 	if (!f)
 		return;

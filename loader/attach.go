@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // TCX reports whether programs attach by tcx links. If not, the caller attaches
@@ -55,8 +56,27 @@ func (d *Datapath) Attach(hook Hook, ifindex int) error {
 
 // Detach removes the link. A link that is not there is no error.
 func (d *Datapath) Detach(hook Hook, ifindex int) error {
-	if err := os.Remove(d.pins.link(hook, ifindex)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("detach %s from interface %d: %w", hook, ifindex, permission(err))
+	if err := detach(d.pins.link(hook, ifindex)); err != nil {
+		return fmt.Errorf("detach %s from interface %d: %w", hook, ifindex, err)
+	}
+	return nil
+}
+
+// detach ends a pinned link and removes its pin. Removing the pin alone would end it
+// too, but only some time later, and until then no other can take its place.
+func detach(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil:
+		err = errors.Join(l.Detach(), l.Close())
+		if err != nil && !errors.Is(err, unix.ENOLINK) { // ENOLINK: its device is gone
+			return permission(err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return permission(err)
 	}
 	return nil
 }

@@ -3,8 +3,8 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -109,7 +109,7 @@ func (d *Datapath) Endpoints() ([]Endpoint, error) {
 			Network: value.Network,
 			Ifindex: int(value.Ifindex),
 			Addrs:   []netip.Addr{fromAddr(key)},
-			MAC:     net.HardwareAddr(value.Mac[:]),
+			MAC:     slices.Clone(value.Mac[:]), // value is reused
 		})
 	}
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {

@@ -94,6 +94,15 @@ func existingParent(path string) string {
 // package netdev. Removing nothing is no error.
 func Remove(bpffs string) error {
 	l := layoutOf(bpffs)
+	entries, err := os.ReadDir(l.links())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("list links: %w", permission(err))
+	}
+	for _, e := range entries {
+		if err := detach(filepath.Join(l.links(), e.Name())); err != nil {
+			return fmt.Errorf("detach %s: %w", e.Name(), err)
+		}
+	}
 	for _, dir := range []string{l.links(), l.progs(), l.maps(), string(l)} {
 		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", dir, permission(err))

@@ -1,0 +1,79 @@
+package network
+
+import (
+	"errors"
+
+	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
+)
+
+// Down takes the devices and the datapath away; the state stays unless purge.
+// Programs go last, so that no packet passes where they were a moment before.
+//
+// Down is not undone: when it fails it goes on with the rest, and run again it
+// finishes. What is gone already is no error.
+func (h *Host) Down(purge bool) error {
+	if _, err := h.datapath(); errors.Is(err, ErrConflict) {
+		return explain(err)
+	}
+	links, err := h.k.Links()
+	if err != nil {
+		return explain(err)
+	}
+	var errs []error
+	try := func(text string, do func() error) {
+		h.say("%s", text)
+		if h.o.DryRun {
+			return
+		}
+		if err := do(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, bridges := range []bool{false, true} { // ports before their bridges
+		for _, l := range links {
+			if l.Ours() && (l.Kind == "bridge") == bridges {
+				try("remove the device "+l.Name, func() error { return h.deleteLink(l.Index) })
+			}
+		}
+	}
+	try("unhook the uplinks", h.unhookUplinks)
+	if len(errs) == 0 {
+		try("remove the datapath", func() error { return h.k.Remove(h.o.BPFFS) })
+	}
+	if purge && len(errs) == 0 {
+		try("forget everything recorded", h.state.remove)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return explain(err)
+	}
+	h.say("done")
+	return nil
+}
+
+// unhookUplinks removes clsact filters, which have no pin that could go.
+func (h *Host) unhookUplinks() error {
+	dp, err := h.datapath()
+	if errors.Is(err, loader.ErrNotLoaded) {
+		return nil
+	}
+	if err != nil {
+		return nil // damaged pins go with the rest
+	}
+	defer func() {
+		_ = dp.Close()
+		h.dp = nil
+	}()
+	uplinks, err := dp.Uplinks()
+	if err != nil || dp.TCX() {
+		return err
+	}
+	for _, ifindex := range uplinks {
+		for _, hook := range []loader.Hook{loader.FromUplink, loader.ToUplink} {
+			if err := h.k.DetachFilter(ifindex, hook.Ingress()); err != nil && !errors.Is(err, netdev.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,375 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ebnet/ebnet/loader"
+)
+
+// Expose publishes ports of an endpoint, all or none, and returns one PortInfo a
+// spec, in their order.
+//
+// Returns ErrNotFound, ErrInvalid (an address that is not the host's),
+// ErrUnsupported (IPv6, loopback addresses, from), ErrConflict (a port is taken,
+// none is free, the endpoint is gone), ErrFailed if ebnet is not up.
+func (h *Host) Expose(endpoint string, specs []PortSpec, from []netip.Prefix) ([]PortInfo, error) {
+	what := quoted("endpoint", endpoint)
+	if err := checkFrom(what, from); err != nil {
+		return nil, err
+	}
+	if len(specs) == 0 {
+		return nil, invalid(what, "no port to publish")
+	}
+	var e *endpointRecord
+	var ports []*portRecord
+	steps, err := h.intent(func(t *tx) (steps []step, err error) {
+		if e, err = t.endpoint(endpoint); err != nil {
+			return nil, err
+		}
+		n, err := t.network(e.Network)
+		if err != nil {
+			return nil, err
+		}
+		dp, err := h.reachable(e)
+		if err != nil {
+			return nil, err
+		}
+		if ports, err = h.planPorts(t, e, specs); err != nil {
+			return nil, err
+		}
+		return h.exposeSteps(dp, n, e, ports), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := h.apply(steps); err != nil {
+		return nil, err
+	}
+	return portInfos(ports, e), nil
+}
+
+// reachable returns the datapath if the endpoint's device is there, and notes
+// its index.
+func (h *Host) reachable(e *endpointRecord) (datapath, error) {
+	what := quoted("endpoint", e.Name)
+	if e.Status != applied {
+		return nil, taken(what, e.Status)
+	}
+	dp, err := h.mustBeUp(what)
+	if err != nil {
+		return nil, err
+	}
+	l, up, err := h.ownLink(e.HostIfName, e.alias())
+	if err == nil && (!up || l.Index != e.Ifindex) {
+		err = conflict(what, "its namespace or its device is gone").
+			hint("`ebnet up` brings it back if its namespace is there, `ebnet disconnect %s` removes it", e.Name)
+	}
+	return dp, err
+}
+
+func (h *Host) exposeSteps(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) []step {
+	return []step{
+		{undo: func() error {
+			return h.state.change(true, func(t *tx) error {
+				for _, p := range ports {
+					if err := t.deletePort(p); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}},
+		h.publishStep(dp, n, e, ports),
+		h.commit("done", func(t *tx) error { return t.settlePorts(ports) }),
+	}
+}
+
+func (t *tx) settlePorts(ports []*portRecord) error {
+	for _, p := range ports {
+		p.Status = applied
+		if err := t.putPort(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishStep opens the ports. The datapath takes all or none.
+func (h *Host) publishStep(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) step {
+	return step{
+		text: "map its ports: " + portList(ports, e),
+		do:   func() error { return dp.Publish(publications(n, e, ports)...) },
+		undo: func() error { return h.unpublish(dp, n, e, ports) },
+	}
+}
+
+// portList names the first few of the ports.
+func portList(ports []*portRecord, e *endpointRecord) string {
+	const shown = 8
+	var b strings.Builder
+	for i, p := range ports {
+		if i == shown {
+			fmt.Fprintf(&b, " and %d more", len(ports)-shown)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s:%s -> %s:%s/%s", hostText(p.HostIP), rangeString(p.HostPort, p.hostEnd()),
+			e.IP, rangeString(p.Port, p.end()), protocolName(p.Protocol))
+	}
+	return b.String()
+}
+
+func hostText(host netip.Addr) string {
+	if !host.IsValid() {
+		return "0.0.0.0"
+	}
+	return host.String()
+}
+
+func publications(n *networkRecord, e *endpointRecord, ports []*portRecord) []loader.Publication {
+	ps := make([]loader.Publication, len(ports))
+	for i, p := range ports {
+		ps[i] = p.datapath(n.ID, e)
+	}
+	return ps
+}
+
+// unpublish closes the ports outside of a transaction.
+func (h *Host) unpublish(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) error {
+	var tcp, udp *loader.PortSet
+	if err := h.state.view(func(t *tx) error {
+		tcp, udp = t.stillPublished(ports)
+		return nil
+	}); err != nil {
+		return err
+	}
+	return dp.Unpublish(publications(n, e, ports), tcp, udp)
+}
+
+// unpublishStep closes the ports.
+func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) step {
+	tcp, udp := t.stillPublished(ports)
+	return step{
+		text: "unmap its ports: " + portList(ports, e),
+		do:   func() error { return dp.Unpublish(publications(n, e, ports), tcp, udp) },
+		undo: func() error { return dp.Publish(publications(n, e, ports)...) },
+	}
+}
+
+// stillPublished returns the ports that stay open when those given close: a port
+// published on one address may be on others too. One published on any address
+// is the only one.
+func (t *tx) stillPublished(closing []*portRecord) (tcp, udp *loader.PortSet) {
+	tcp, udp = new(loader.PortSet), new(loader.PortSet)
+	gone := make(map[portKey]bool, len(closing))
+	specific := false
+	for _, p := range closing {
+		gone[p.key()] = true
+		specific = specific || p.HostIP.IsValid()
+	}
+	if !specific {
+		return tcp, udp
+	}
+	for proto, set := range map[loader.Protocol]*loader.PortSet{loader.TCP: tcp, loader.UDP: udp} {
+		t.published(proto, 65535, func(k portKey) bool {
+			if !gone[k] {
+				set.Add(k.first(), int(k.last())-int(k.first())+1)
+			}
+			return true
+		})
+	}
+	return tcp, udp
+}
+
+// planPorts makes and stores the records of new ports of e, one a spec. One of
+// the specs taken by another of them is a conflict too.
+func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec) ([]*portRecord, error) {
+	ports := make([]*portRecord, 0, len(specs))
+	a, err := h.newAllocator(t, specs)
+	if err != nil {
+		return nil, err
+	}
+	for _, spec := range specs {
+		host, err := a.hostIP(spec)
+		if err != nil {
+			return nil, err
+		}
+		p := &portRecord{
+			Endpoint: e.Name, Protocol: spec.Protocol, HostIP: host,
+			Port: spec.Port, Count: spec.Count(), Status: pending,
+		}
+		if p.HostPort, err = a.hostPort(spec, host); err != nil {
+			return nil, err
+		}
+		if p.Slot, err = t.reserveSlot(e.Name); err != nil {
+			return nil, err
+		}
+		if err := t.putPort(p); err != nil {
+			return nil, err
+		}
+		a.own[p.key()] = true
+		ports = append(ports, p)
+	}
+	return ports, nil
+}
+
+// Unexpose closes published ports, all or none; no specs: all of the endpoint.
+// A spec means what Expose published for it: the same host address, host ports,
+// ports and protocol; where Expose chose the host port, the spec without it.
+//
+// Returns ErrNotFound for an unknown endpoint or a spec that is not published.
+func (h *Host) Unexpose(endpoint string, specs []PortSpec) error {
+	dp, err := h.loaded()
+	if err != nil {
+		return explain(err)
+	}
+	steps, err := h.intent(func(t *tx) ([]step, error) {
+		e, err := t.endpoint(endpoint)
+		if err != nil {
+			return nil, err
+		}
+		n, err := t.network(e.Network)
+		if err != nil {
+			return nil, err
+		}
+		ports, err := t.portsOf(endpoint)
+		if err != nil {
+			return nil, err
+		}
+		if len(specs) > 0 {
+			if ports, err = matchPorts(e, ports, specs); err != nil {
+				return nil, err
+			}
+		}
+		if len(ports) == 0 {
+			return nil, errUnchanged
+		}
+		return h.unexposeSteps(t, dp, n, e, ports)
+	})
+	if err != nil {
+		return err
+	}
+	return h.apply(steps)
+}
+
+// matchPorts returns the ports that the specs mean.
+func matchPorts(e *endpointRecord, ports []*portRecord, specs []PortSpec) ([]*portRecord, error) {
+	var matched []*portRecord
+	for _, spec := range specs {
+		found := false
+		for _, p := range ports {
+			if p.matches(spec) {
+				found = true
+				if !slices.Contains(matched, p) {
+					matched = append(matched, p)
+				}
+			}
+		}
+		if !found {
+			return nil, notFound(quoted("port", spec.String()), "endpoint %q does not publish it", e.Name).
+				hint("`ebnet ports %s` lists what it publishes", e.Name)
+		}
+	}
+	return matched, nil
+}
+
+func (p *portRecord) matches(s PortSpec) bool {
+	if p.Protocol != s.Protocol || p.Port != s.Port || p.end() != s.End {
+		return false
+	}
+	switch {
+	case anyHost(s.HostIP) != p.HostIP:
+		return false
+	case s.HostPort == 0:
+		return true
+	case s.hostCount() > s.Count():
+		return s.HostPort <= p.HostPort && p.HostPort <= s.HostEnd
+	}
+	return p.HostPort == s.HostPort && p.hostEnd() == s.HostEnd
+}
+
+// unexposeSteps mark the ports as being removed and return the steps.
+func (h *Host) unexposeSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) ([]step, error) {
+	mark := func(t *tx, s status) error {
+		for _, p := range ports {
+			p.Status = s
+			if err := t.putPort(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := mark(t, removing); err != nil {
+		return nil, err
+	}
+	steps := []step{{undo: func() error {
+		return h.state.change(true, func(t *tx) error { return mark(t, applied) })
+	}}}
+	if dp != nil {
+		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
+	}
+	return append(steps, h.commit("done", func(t *tx) error {
+		for _, p := range ports {
+			if err := t.deletePort(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})), nil
+}
+
+// Ports lists published ports; endpoint "" means all endpoints. Returns
+// ErrNotFound for an unknown one.
+func (h *Host) Ports(endpoint string) ([]PortInfo, error) {
+	infos := []PortInfo{}
+	err := h.state.view(func(t *tx) error {
+		es, err := t.endpointsNamed(endpoint)
+		if err != nil {
+			return err
+		}
+		for _, e := range es {
+			ports, err := t.portsOf(e.Name)
+			if err != nil {
+				return err
+			}
+			infos = append(infos, portInfos(ports, e)...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, explain(err)
+	}
+	return infos, nil
+}
+
+// endpointsNamed returns the endpoint of that name, or all for "".
+func (t *tx) endpointsNamed(name string) ([]*endpointRecord, error) {
+	if name == "" {
+		return list[endpointRecord](t, endpointsBucket)
+	}
+	e, err := t.endpoint(name)
+	return []*endpointRecord{e}, err
+}
+
+func portInfos(ports []*portRecord, e *endpointRecord) []PortInfo {
+	infos := make([]PortInfo, len(ports))
+	for i, p := range ports {
+		infos[i] = PortInfo{
+			Endpoint:    p.Endpoint,
+			Protocol:    protocolName(p.Protocol),
+			HostIP:      hostText(p.HostIP),
+			HostPort:    p.HostPort,
+			HostPortEnd: p.hostEnd(),
+			IP:          e.IP.String(),
+			Port:        p.Port,
+			PortEnd:     p.end(),
+			From:        []netip.Prefix{},
+		}
+	}
+	return infos
+}

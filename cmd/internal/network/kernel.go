@@ -1,0 +1,141 @@
+package network
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
+)
+
+// datapath is what the package uses of *loader.Datapath.
+type datapath interface {
+	Close() error
+	Config() loader.Config
+	TCX() bool
+	ProgramFD(hook loader.Hook) int
+	Attach(hook loader.Hook, ifindex int) error
+	Detach(hook loader.Hook, ifindex int) error
+	Attachments() ([]loader.Attachment, error)
+	Attached(hook loader.Hook, ifindex int) bool
+	PutNetwork(n loader.Network) error
+	DeleteNetwork(n loader.Network) error
+	Networks() ([]uint32, error)
+	PutEndpoint(e loader.Endpoint) error
+	DeleteEndpoint(e loader.Endpoint) error
+	Endpoints() ([]loader.Endpoint, error)
+	Publish(ps ...loader.Publication) error
+	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
+	PublishedCount() (int, error)
+	SetSourcePorts(allowed *loader.PortSet) error
+	PutUplink(u loader.Uplink) error
+	DeleteUplink(ifindex int) error
+	Uplinks() ([]int, error)
+	Flows(yield func(loader.Flow) bool) error
+	FlushFlows(match func(loader.Flow) bool) (int, error)
+	Drops() ([]loader.Drops, error)
+	ForgetDrops(ifindex int) error
+	Usage() ([]loader.MapUse, error)
+}
+
+// kernel is everything the package asks of the host it runs on; tests fake it.
+type kernel interface {
+	Load(bpffs string, cfg loader.Config) (dp datapath, changed bool, err error)
+	Open(bpffs string) (datapath, error)
+	Remove(bpffs string) error
+
+	EnsureBridge(b netdev.Bridge) (ifindex int, changed bool, err error)
+	CreateVeth(v netdev.Veth) (ifindex int, err error)
+	DeleteLink(ifindex int) error
+	LinkByName(name string) (netdev.Link, error)
+	Links() ([]netdev.Link, error)
+
+	OpenNS(ref string) (*netdev.NS, error)
+	CurrentNS() (*netdev.NS, error)
+	CloseNS(ns *netdev.NS)
+
+	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
+	DetachFilter(ifindex int, ingress bool) error
+	FilterAttached(ifindex int, ingress bool) (bool, error)
+
+	DetectUplinks() ([]netdev.Uplink, error)
+	UplinkByName(name string) (netdev.Uplink, error)
+	DefaultMTU() (int, error)
+
+	// HostAddrs returns the host's own addresses with their prefix lengths.
+	HostAddrs() ([]netip.Prefix, error)
+	HostPrefixes() ([]netip.Prefix, error)
+	Resolvers() ([]netip.Addr, error)
+	PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error)
+	LocalPortRange() (netdev.PortRange, error)
+	LocalReservedPorts() ([]netdev.PortRange, error)
+}
+
+// linux is the kernel of the calling thread's namespace.
+type linux struct{}
+
+var _ kernel = linux{}
+
+func (linux) Load(bpffs string, cfg loader.Config) (datapath, bool, error) {
+	dp, changed, err := loader.Load(bpffs, cfg)
+	if err != nil {
+		return nil, false, err
+	}
+	return dp, changed, nil
+}
+
+func (linux) Open(bpffs string) (datapath, error) {
+	dp, err := loader.Open(bpffs)
+	if err != nil {
+		return nil, err
+	}
+	return dp, nil
+}
+
+func (linux) Remove(bpffs string) error                       { return loader.Remove(bpffs) }
+func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error) { return netdev.EnsureBridge(b) }
+func (linux) CreateVeth(v netdev.Veth) (int, error)           { return netdev.CreateVeth(v) }
+func (linux) DeleteLink(ifindex int) error                    { return netdev.DeleteLink(ifindex) }
+func (linux) LinkByName(name string) (netdev.Link, error)     { return netdev.LinkByName(name) }
+func (linux) Links() ([]netdev.Link, error)                   { return netdev.Links() }
+func (linux) OpenNS(ref string) (*netdev.NS, error)           { return netdev.OpenNS(ref) }
+func (linux) CurrentNS() (*netdev.NS, error)                  { return netdev.CurrentNS() }
+func (linux) CloseNS(ns *netdev.NS)                           { _ = ns.Close() }
+func (linux) DetectUplinks() ([]netdev.Uplink, error)         { return netdev.DetectUplinks() }
+func (linux) UplinkByName(name string) (netdev.Uplink, error) { return netdev.UplinkByName(name) }
+func (linux) DefaultMTU() (int, error)                        { return netdev.DefaultMTU() }
+func (linux) HostPrefixes() ([]netip.Prefix, error)           { return netdev.HostPrefixes() }
+func (linux) Resolvers() ([]netip.Addr, error)                { return netdev.Resolvers("") }
+func (linux) LocalPortRange() (netdev.PortRange, error)       { return netdev.LocalPortRange() }
+func (linux) LocalReservedPorts() ([]netdev.PortRange, error) { return netdev.LocalReservedPorts() }
+func (linux) DetachFilter(ifindex int, ingress bool) error {
+	return netdev.DetachFilter(ifindex, ingress)
+}
+
+func (linux) AttachFilter(ifindex int, ingress bool, progFD int, name string) error {
+	return netdev.AttachFilter(ifindex, ingress, progFD, name)
+}
+
+func (linux) FilterAttached(ifindex int, ingress bool) (bool, error) {
+	_, ok, err := netdev.FilterAttached(ifindex, ingress)
+	return ok, err
+}
+
+func (linux) PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error) {
+	return netdev.PortHolders(uint8(proto), addr, first, last)
+}
+
+func (linux) HostAddrs() ([]netip.Prefix, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	var ps []netip.Prefix
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			ps = append(ps, p)
+		}
+	}
+	return ps, nil
+}

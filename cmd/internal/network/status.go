@@ -1,0 +1,254 @@
+package network
+
+import (
+	"cmp"
+	"errors"
+	"math"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
+)
+
+// counts are those of a state.
+type counts struct{ networks, endpoints, ports int }
+
+func (t *tx) counts() (c counts, err error) {
+	c.networks = t.Bucket(networksBucket).Stats().KeyN
+	c.endpoints = t.Bucket(endpointsBucket).Stats().KeyN
+	for _, proto := range []loader.Protocol{loader.TCP, loader.UDP} {
+		t.published(proto, math.MaxUint16, func(k portKey) bool {
+			c.ports += int(k.last()) - int(k.first()) + 1
+			return true
+		})
+	}
+	return c, nil
+}
+
+// Status shows the host, whether ebnet is up or not.
+func (h *Host) Status() (StatusInfo, error) {
+	s := StatusInfo{Uplinks: []UplinkInfo{}, Maps: []MapInfo{}, Drops: []DropInfo{}, Incomplete: []string{}}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return StatusInfo{}, failed("kernel", err)
+	}
+	s.Kernel = strings.TrimSpace(string(release))
+	var host hostRecord
+	owners := map[int]string{}
+	err = h.state.view(func(t *tx) (err error) {
+		if host, err = t.host(); err != nil {
+			return err
+		}
+		return s.read(t, owners)
+	})
+	if err == nil {
+		s.Features.FastPath, s.Features.MaxFlows = host.FastPath, cmp.Or(host.MaxFlows, loader.DefaultMaxFlows)
+		err = h.live(&s, owners)
+	}
+	if err != nil {
+		return StatusInfo{}, explain(err)
+	}
+	return s, nil
+}
+
+// read fills in what the state knows; owners receives the endpoints by device.
+func (s *StatusInfo) read(t *tx, owners map[int]string) error {
+	c, err := t.counts()
+	if err != nil {
+		return err
+	}
+	s.Networks, s.Endpoints, s.Ports = c.networks, c.endpoints, c.ports
+	networks, err := list[networkRecord](t, networksBucket)
+	if err != nil {
+		return err
+	}
+	for _, n := range networks {
+		if n.Status != applied {
+			s.Incomplete = append(s.Incomplete, quoted("network", n.Name))
+		}
+	}
+	endpoints, err := list[endpointRecord](t, endpointsBucket)
+	if err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		owners[e.Ifindex] = e.Name
+		if e.Status != applied {
+			s.Incomplete = append(s.Incomplete, quoted("endpoint", e.Name))
+			continue
+		}
+		ports, err := t.portsOf(e.Name)
+		if err != nil {
+			return err
+		}
+		for _, p := range ports {
+			if p.Status != applied {
+				s.Incomplete = append(s.Incomplete, "port "+portList([]*portRecord{p}, e))
+			}
+		}
+	}
+	return nil
+}
+
+// live fills in what the datapath knows, if there is one.
+func (h *Host) live(s *StatusInfo, owners map[int]string) error {
+	dp, err := h.loaded()
+	if err != nil || dp == nil {
+		return err
+	}
+	s.Up = true
+	cfg := dp.Config()
+	s.Features = Features{Attach: "tcx", FastPath: cfg.FastPath, MaxFlows: cfg.MaxFlows}
+	if !dp.TCX() {
+		s.Features.Attach = "clsact"
+	}
+	links, err := h.k.Links()
+	if err != nil {
+		return err
+	}
+	byIndex := map[int]netdev.Link{}
+	for _, l := range links {
+		byIndex[l.Index] = l
+	}
+	if s.Uplinks, err = h.uplinkInfos(dp, byIndex); err != nil {
+		return err
+	}
+	use, err := dp.Usage()
+	if err != nil {
+		return err
+	}
+	for _, m := range use {
+		s.Maps = append(s.Maps, MapInfo{m.Name, m.Used, m.Max, float64(m.Used) / float64(max(1, m.Max))})
+	}
+	drops, err := dp.Drops()
+	if err != nil {
+		return err
+	}
+	for _, d := range drops {
+		s.Drops = append(s.Drops, DropInfo{d.Reason, owners[d.Ifindex], byIndex[d.Ifindex].Name, d.Packets, d.Bytes})
+	}
+	slices.SortFunc(s.Drops, func(a, b DropInfo) int {
+		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Device, b.Device))
+	})
+	return nil
+}
+
+func (h *Host) uplinkInfos(dp datapath, byIndex map[int]netdev.Link) ([]UplinkInfo, error) {
+	infos := []UplinkInfo{}
+	indices, err := dp.Uplinks()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(indices)
+	for _, i := range indices {
+		l := byIndex[i]
+		info := UplinkInfo{Name: l.Name, Ifindex: i, Addrs: []netip.Addr{}, MTU: l.MTU}
+		if up, err := h.k.UplinkByName(l.Name); err == nil {
+			info.Addrs = append(info.Addrs, up.Addrs...)
+		}
+		in, err := h.attached(dp, loader.FromUplink, i)
+		if err != nil {
+			return nil, err
+		}
+		out, err := h.attached(dp, loader.ToUplink, i)
+		if err != nil {
+			return nil, err
+		}
+		info.Attached = in && out
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+func (h *Host) attached(dp datapath, hook loader.Hook, ifindex int) (bool, error) {
+	if dp.TCX() {
+		return dp.Attached(hook, ifindex), nil
+	}
+	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+	if errors.Is(err, netdev.ErrNotFound) {
+		return false, nil
+	}
+	return there, err
+}
+
+// Flows lists tracked conversations; none while ebnet is not up. Returns
+// ErrNotFound for an unknown endpoint.
+func (h *Host) Flows(f FlowFilter) ([]FlowInfo, error) {
+	infos := []FlowInfo{}
+	err := h.withFlows(f, func(dp datapath, match func(loader.Flow) bool, owner func(uint32) string) error {
+		return dp.Flows(func(flow loader.Flow) bool {
+			if match(flow) {
+				infos = append(infos, flowInfo(flow, owner(flow.Slot)))
+			}
+			return f.Limit == 0 || len(infos) < f.Limit
+		})
+	})
+	if err != nil {
+		return nil, explain(err)
+	}
+	return infos, nil
+}
+
+// FlushFlows deletes tracked conversations and returns how many. A flow of a
+// connection that goes on does not come back by itself. Returns ErrNotFound for
+// an unknown endpoint.
+func (h *Host) FlushFlows(f FlowFilter) (n int, err error) {
+	err = h.withFlows(f, func(dp datapath, match func(loader.Flow) bool, _ func(uint32) string) error {
+		h.say("delete flows")
+		if h.o.DryRun {
+			return nil
+		}
+		n, err = dp.FlushFlows(match)
+		return err
+	})
+	if err != nil {
+		return 0, explain(err)
+	}
+	return n, nil
+}
+
+// withFlows calls fn, if ebnet is up, with what the filter selects and who owns
+// a slot.
+func (h *Host) withFlows(f FlowFilter, fn func(dp datapath, match func(loader.Flow) bool, owner func(uint32) string) error) error {
+	dp, err := h.loaded()
+	if err != nil {
+		return err
+	}
+	return h.state.view(func(t *tx) error {
+		slots := t.Bucket(slotsBucket)
+		owner := func(slot uint32) string { return string(slots.Get(numberKey(slot))) }
+		match := func(loader.Flow) bool { return true }
+		if f.Endpoint != "" {
+			e, err := t.endpoint(f.Endpoint)
+			if err != nil {
+				return err
+			}
+			match = func(flow loader.Flow) bool {
+				return owner(flow.Slot) == e.Name || flow.Src.Addr() == e.IP || flow.TranslatedDst.Addr() == e.IP
+			}
+		}
+		if dp == nil {
+			return nil
+		}
+		return fn(dp, match, owner)
+	})
+}
+
+func flowInfo(f loader.Flow, endpoint string) FlowInfo {
+	return FlowInfo{
+		Protocol:      f.Protocol,
+		State:         f.State,
+		Src:           f.Src.String(),
+		Dst:           f.Dst.String(),
+		TranslatedSrc: f.TranslatedSrc.String(),
+		TranslatedDst: f.TranslatedDst.String(),
+		Endpoint:      endpoint,
+		Kind:          f.Kind,
+		Packets:       f.Packets,
+		Bytes:         f.Bytes,
+		Expires:       int(math.Ceil(f.Expires.Seconds())),
+	}
+}

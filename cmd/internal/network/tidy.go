@@ -1,0 +1,168 @@
+package network
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
+)
+
+// tidySteps remove from the kernel what is ours but not recorded, or recorded
+// by a command that was killed. They are not undone: what nobody asked for is
+// better gone, whatever happens next.
+func (u *bringUp) tidySteps() []step {
+	text := ""
+	if !u.left.none() {
+		text = fmt.Sprintf("undo what killed commands left: %d networks, %d endpoints, %d ports",
+			len(u.left.networks), len(u.left.endpoints), len(u.left.ports))
+	}
+	return []step{
+		{text: text, do: u.tidyPorts},
+		{do: u.tidyEndpoints},
+		{do: u.tidyNetworks},
+		{do: u.tidyLinks},
+		{do: u.tidyUplinks},
+	}
+}
+
+func (u *bringUp) tidyPorts() error {
+	if len(u.left.ports) == 0 {
+		return nil
+	}
+	u.changed()
+	return u.h.unpublish(u.h.dp, &networkRecord{}, &endpointRecord{}, u.left.ports)
+}
+
+func (u *bringUp) tidyEndpoints() error {
+	have, err := u.h.dp.Endpoints()
+	if err != nil {
+		return err
+	}
+	for _, d := range have {
+		recorded := slices.ContainsFunc(u.endpoints, func(e *endpointRecord) bool {
+			return e.Slot == d.Slot && slices.Contains(d.Addrs, e.IP)
+		})
+		if recorded {
+			continue
+		}
+		u.changed()
+		if err := u.h.dp.DeleteEndpoint(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *bringUp) tidyNetworks() error {
+	have, err := u.h.dp.Networks()
+	if err != nil {
+		return err
+	}
+	for _, id := range have {
+		same := func(n *networkRecord) bool { return n.ID == id }
+		if slices.ContainsFunc(u.networks, same) {
+			continue
+		}
+		gone := loader.Network{ID: id}
+		if i := slices.IndexFunc(u.left.networks, same); i >= 0 {
+			gone.Subnets = u.left.networks[i].Subnets
+		}
+		u.changed()
+		if err := u.h.dp.DeleteNetwork(gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidyLinks deletes devices: those with an alias of ours that nothing recorded
+// has, and those of commands killed before they could set it.
+func (u *bringUp) tidyLinks() error {
+	links, err := u.h.k.Links()
+	if err != nil {
+		return err
+	}
+	wanted := map[string]string{} // alias → name
+	for _, n := range u.networks {
+		wanted[bridgeAlias(n.Name)] = n.Bridge
+	}
+	for _, e := range u.endpoints {
+		wanted[e.alias()] = e.HostIfName
+	}
+	begun := map[string]bool{}
+	for _, e := range u.left.endpoints {
+		begun[e.HostIfName] = true
+	}
+	for _, l := range links {
+		stranger := l.Ours() && wanted[l.Alias] != l.Name
+		nameless := l.Kind == "veth" && l.Alias == "" && begun[l.Name]
+		if !stranger && !nameless {
+			continue
+		}
+		u.changed()
+		if err := u.h.deleteLink(l.Index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *bringUp) tidyUplinks() error {
+	have, err := u.h.dp.Uplinks()
+	if err != nil {
+		return err
+	}
+	for _, ifindex := range have {
+		if slices.ContainsFunc(u.uplinks, func(l netdev.Uplink) bool { return l.Ifindex == ifindex }) {
+			continue
+		}
+		u.changed()
+		for _, hook := range []loader.Hook{loader.FromUplink, loader.ToUplink} {
+			if err := u.h.detach(u.h.dp, hook, ifindex); err != nil {
+				return err
+			}
+		}
+		if err := u.h.dp.DeleteUplink(ifindex); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidyAttachments removes links that are pinned for devices which are neither
+// uplinks nor ours, most often because they are gone: here or before.
+func (u *bringUp) tidyAttachments() error {
+	if !u.h.dp.TCX() {
+		return nil
+	}
+	have, err := u.h.dp.Attachments()
+	if err != nil {
+		return err
+	}
+	links, err := u.h.k.Links()
+	if err != nil {
+		return err
+	}
+	keep := map[loader.Attachment]bool{}
+	for _, l := range u.uplinks {
+		keep[loader.Attachment{Hook: loader.FromUplink, Ifindex: l.Ifindex}] = true
+		keep[loader.Attachment{Hook: loader.ToUplink, Ifindex: l.Ifindex}] = true
+	}
+	for _, l := range ownAliases(links) {
+		for _, hook := range []loader.Hook{loader.FromContainer, loader.FromBridge, loader.ToBridge} {
+			keep[loader.Attachment{Hook: hook, Ifindex: l.Index}] = true
+		}
+	}
+	for _, a := range have {
+		if keep[a] {
+			continue
+		}
+		u.changed()
+		if err := u.h.dp.Detach(a.Hook, a.Ifindex); err != nil {
+			return err
+		}
+		_ = u.h.dp.ForgetDrops(a.Ifindex)
+	}
+	return nil
+}

@@ -1,0 +1,208 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// verbs are all that are undone, each with what it needs beforehand.
+var verbs = []struct {
+	name    string
+	prepare func(t *testing.T, h *Host, f *fake)
+	do      func(t *testing.T, h *Host) error
+}{
+	{"up first", nil, func(t *testing.T, h *Host) error {
+		_, err := h.Up(UpRequest{})
+		return err
+	}},
+	{"up after down", func(t *testing.T, h *Host, f *fake) {
+		prepareTwo(t, h, f)
+		must(t)(nil, h.Down(false))
+	}, func(t *testing.T, h *Host) error {
+		_, err := h.Up(UpRequest{Uplinks: []string{"eth0"}, FastPath: new(bool), MaxFlows: 1000})
+		return err
+	}},
+	{"up other options", prepareTwo, func(t *testing.T, h *Host) error {
+		_, err := h.Up(UpRequest{Uplinks: []string{"eth0"}, FastPath: new(bool)})
+		return err
+	}},
+	{"network create", prepareUp, func(t *testing.T, h *Host) error {
+		_, err := h.CreateNetwork(NetworkRequest{Name: "web", ICC: true})
+		return err
+	}},
+	{"network rm", func(t *testing.T, h *Host, f *fake) {
+		prepareUp(t, h, f)
+		must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	}, func(t *testing.T, h *Host) error { return h.RemoveNetwork("web", false) }},
+	{"network rm --force", prepareTwo, func(t *testing.T, h *Host) error { return h.RemoveNetwork(DefaultNetwork, true) }},
+	{"connect", prepareTwo, func(t *testing.T, h *Host) error {
+		_, err := h.Connect(ConnectRequest{Network: DefaultNetwork, NetNS: "w3", Ports: specs(t, "8081:80", "9000-9009:9000-9009/udp")})
+		return err
+	}},
+	{"disconnect", prepareTwo, func(t *testing.T, h *Host) error { return h.Disconnect("w1") }},
+	{"disconnect gone", func(t *testing.T, h *Host, f *fake) {
+		prepareTwo(t, h, f)
+		f.kill("w1")
+	}, func(t *testing.T, h *Host) error { return h.Disconnect("w1") }},
+	{"expose", prepareTwo, func(t *testing.T, h *Host) error {
+		_, err := h.Expose("w1", specs(t, "1000-1100:1000-1100", "53:53/udp", "80"), nil)
+		return err
+	}},
+	{"unexpose", prepareTwo, func(t *testing.T, h *Host) error { return h.Unexpose("w1", specs(t, "8080:80")) }},
+	{"unexpose all", prepareTwo, func(t *testing.T, h *Host) error { return h.Unexpose("w1", nil) }},
+}
+
+func prepareUp(t *testing.T, h *Host, _ *fake) { must(t)(h.Up(UpRequest{})) }
+
+func prepareTwo(t *testing.T, h *Host, f *fake) {
+	prepareUp(t, h, f)
+	must(t)(h.Connect(ConnectRequest{Network: DefaultNetwork, NetNS: "w1", Ports: specs(t, "8080:80", "198.51.100.2:8443:443")}))
+	must(t)(h.Connect(ConnectRequest{Network: DefaultNetwork, NetNS: "w2"}))
+}
+
+// TestUndo fails each change of the kernel and of the state in turn, and wants
+// both to be as before.
+func TestUndo(t *testing.T) {
+	for _, noTCX := range []bool{false, true} {
+		for _, v := range verbs {
+			t.Run(fmt.Sprintf("%s tcx=%v", v.name, !noTCX), func(t *testing.T) {
+				for failAt := 1; ; failAt++ {
+					if failAt > 200 {
+						t.Fatal("it never ends")
+					}
+					f := newFake()
+					f.noTCX = noTCX
+					h := openFake(t, t.TempDir(), f)
+					if v.prepare != nil {
+						v.prepare(t, h, f)
+					}
+					kernel, state := f.dump(), dumpState(t, h)
+					f.changes, f.failAt = 0, failAt
+					h.state.committing = f.change
+					err := v.do(t, h)
+					f.failAt, h.state.committing = 0, nil
+					if err == nil {
+						if failAt == 1 {
+							t.Fatal("nothing was changed")
+						}
+						return
+					}
+					if !errors.Is(err, errInjected) || Hint(err) != "" {
+						t.Fatalf("change %d: %v, hint %q", failAt, err, Hint(err))
+					}
+					if d := cmp.Diff(kernel, f.dump()); d != "" {
+						t.Errorf("change %d: the kernel differs (-before +after):\n%s", failAt, d)
+					}
+					if d := cmp.Diff(state, dumpState(t, h)); d != "" && v.prepare != nil {
+						t.Errorf("change %d: the state differs (-before +after):\n%s", failAt, d)
+					}
+					if _, err := os.Stat(filepath.Join(h.o.StateDir, stateFile)); v.prepare == nil && err == nil {
+						t.Errorf("change %d: a state file is left", failAt)
+					}
+					if t.Failed() {
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestKilled ends each verb at each change as if its process had been killed,
+// and wants Up to make the host one that has no trace of it.
+func TestKilled(t *testing.T) {
+	for _, v := range verbs {
+		t.Run(v.name, func(t *testing.T) {
+			for killAt := 1; ; killAt++ {
+				f := newFake()
+				dir := t.TempDir()
+				h := openFake(t, dir, f)
+				if v.prepare != nil {
+					v.prepare(t, h, f)
+				}
+				f.changes, f.failAt = 0, killAt
+				h.state.committing = f.change
+				killed := kill(func() { _ = v.do(t, h) }, f)
+				f.failAt = 0
+				_ = h.state.db.Close()
+				_ = h.lock.Close()
+				if !killed {
+					if killAt < 4 {
+						t.Fatalf("ended after %d changes", killAt)
+					}
+					return
+				}
+				h = openFake(t, dir, f)
+				must(t)(h.Up(UpRequest{}))
+				s, err := h.Status()
+				if err != nil || len(s.Incomplete) > 0 {
+					t.Fatalf("killed at change %d: %v, incomplete %v", killAt, err, s.Incomplete)
+				}
+				checkConsistent(t, h, f)
+				if r, err := h.Up(UpRequest{}); err != nil || r.Changed {
+					t.Fatalf("killed at change %d: the second up: %+v, %v", killAt, r, err)
+				}
+			}
+		})
+	}
+}
+
+// kill runs fn until the fake's failing change, and nothing of it afterwards.
+func kill(fn func(), f *fake) (killed bool) {
+	f.onFail = func() {
+		killed = true
+		runtime.Goexit()
+	}
+	defer func() { f.onFail = nil }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		fn()
+	}()
+	<-ended
+	return killed
+}
+
+// checkConsistent compares the fake's kernel with the state.
+func checkConsistent(t *testing.T, h *Host, f *fake) {
+	t.Helper()
+	networks, _ := h.Networks()
+	endpoints, _ := h.Endpoints("")
+	ports, _ := h.Ports("")
+	want := map[string]bool{"eth0": true}
+	for _, n := range networks {
+		want[n.Bridge] = true
+	}
+	up, count := 0, 0
+	for _, e := range endpoints {
+		if e.State == StateUp {
+			want[e.HostIfName] = true
+			up++
+		}
+	}
+	for _, p := range ports {
+		if e, _ := h.Endpoint(p.Endpoint); e.State == StateUp {
+			count += int(p.HostPortEnd-p.HostPort) + 1
+		}
+	}
+	have := map[string]bool{}
+	for name := range f.links {
+		have[name] = true
+	}
+	if d := cmp.Diff(want, have); d != "" {
+		t.Errorf("devices (-want +have):\n%s", d)
+	}
+	if len(f.dp.endpoints) != up || len(f.dp.networks) != len(networks) || len(f.dp.services) != count {
+		t.Errorf("the datapath has %d endpoints, %d networks, %d ports; want %d, %d, %d",
+			len(f.dp.endpoints), len(f.dp.networks), len(f.dp.services), up, len(networks), count)
+	}
+	if attached := 2 + 2*len(networks) + up; len(f.dp.attached) != attached {
+		t.Errorf("%d programs are attached, want %d: %v", len(f.dp.attached), attached, f.dump())
+	}
+}

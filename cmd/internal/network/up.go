@@ -1,0 +1,606 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
+)
+
+// Up loads the datapath or replaces it in place, and makes the kernel what the
+// state says: hooks the uplinks, creates the default network if there is none,
+// brings back networks, endpoints and ports, and removes what is ours but not
+// recorded. Where all that is so already it touches nothing.
+//
+// An endpoint whose namespace is gone stays recorded and is reported as such.
+//
+// Returns ErrNotFound for an unknown uplink, ErrInvalid, ErrUnsupported,
+// ErrConflict (MaxFlows of a loaded datapath, a device in the way).
+func (h *Host) Up(r UpRequest) (UpReport, error) {
+	if r.MaxFlows < 0 {
+		return UpReport{}, invalid("--max-flows", "%d is not at least 1", r.MaxFlows)
+	}
+	if _, err := h.loaded(); err != nil {
+		return UpReport{}, explain(err)
+	}
+	u := &bringUp{h: h, fresh: h.dp == nil, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
+	if err := u.findUplinks(r); err != nil {
+		return UpReport{}, explain(err)
+	}
+	if err := u.record(r); err != nil {
+		return UpReport{}, err
+	}
+	w := &work{h: h}
+	if err := u.apply(w); err != nil {
+		return UpReport{}, err
+	}
+	if err := u.renewDefault(); err != nil {
+		return UpReport{}, err
+	}
+	if r.File != nil {
+		changed, err := h.applyConfig(r.File, r.Prune)
+		if err != nil {
+			return UpReport{}, err
+		}
+		u.report.Changed = u.report.Changed || changed
+		if err := u.count(); err != nil {
+			return UpReport{}, explain(err)
+		}
+	}
+	return u.report, nil
+}
+
+// bringUp is one Up at work.
+type bringUp struct {
+	h       *Host
+	fresh   bool // nothing was loaded before
+	was     hostRecord
+	host    hostRecord
+	created *networkRecord // the default network, if it was not recorded
+	uplinks []netdev.Uplink
+
+	networks  []*networkRecord
+	endpoints []*endpointRecord
+	ports     map[string][]*portRecord // by endpoint
+	left      leftovers
+
+	have     map[uint32]loader.Endpoint // in the datapath, by slot
+	relinked bool                       // an endpoint has a new device
+	moved    map[string]bool            // endpoints whose record has to be written
+	report   UpReport
+}
+
+// leftovers are the records of commands that were killed.
+type leftovers struct {
+	networks  []*networkRecord
+	endpoints []*endpointRecord
+	ports     []*portRecord
+}
+
+func (l *leftovers) none() bool { return len(l.networks)+len(l.endpoints)+len(l.ports) == 0 }
+
+func (u *bringUp) changed() { u.report.Changed = true }
+
+func (u *bringUp) warn(format string, args ...any) {
+	u.report.Warnings = append(u.report.Warnings, fmt.Sprintf(format, args...))
+}
+
+// findUplinks settles which devices lead outside: those named, else those named
+// to an earlier Up, else what looks like one.
+func (u *bringUp) findUplinks(r UpRequest) error {
+	err := u.h.state.view(func(t *tx) (err error) {
+		u.was, err = t.host()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	u.host = u.was
+	ns, err := u.h.k.CurrentNS()
+	if err != nil {
+		return err
+	}
+	u.host.NSDev, u.host.NSInode = ns.Dev, ns.Inode
+	u.h.k.CloseNS(ns)
+	switch {
+	case len(r.Uplinks) > 0:
+		u.host.Uplinks = slices.Compact(slices.Sorted(slices.Values(r.Uplinks)))
+		for _, name := range u.host.Uplinks {
+			l, err := u.h.k.UplinkByName(name)
+			if err != nil {
+				return err
+			}
+			if !l.Ethernet {
+				return unsupported("uplink "+name, "it is no Ethernet device")
+			}
+			u.uplinks = append(u.uplinks, l)
+		}
+	case len(u.was.Uplinks) > 0:
+		for _, name := range u.was.Uplinks {
+			l, err := u.h.k.UplinkByName(name)
+			if err != nil || !l.Ethernet {
+				u.warn("uplink %s: passed over: there is no such Ethernet device now", name)
+				continue
+			}
+			u.uplinks = append(u.uplinks, l)
+		}
+	default:
+		if err := u.detect(); err != nil {
+			return err
+		}
+	}
+	if len(u.uplinks) == 0 {
+		u.warn("no uplink found: endpoints reach the host and each other only; name one with --uplink")
+	}
+	for _, l := range u.uplinks {
+		u.report.Uplinks = append(u.report.Uplinks, l.Name)
+	}
+	return nil
+}
+
+func (u *bringUp) detect() error {
+	found, err := u.h.k.DetectUplinks()
+	if err != nil {
+		return err
+	}
+	for _, l := range found {
+		if !l.Ethernet {
+			u.warn("device %s: passed over: it is no Ethernet device", l.Name)
+			continue
+		}
+		u.uplinks = append(u.uplinks, l)
+	}
+	return nil
+}
+
+// record writes the options and the default network down, and reads everything
+// recorded.
+func (u *bringUp) record(r UpRequest) error {
+	if r.FastPath != nil {
+		u.host.FastPath = *r.FastPath
+	}
+	if r.MaxFlows != 0 {
+		u.host.MaxFlows = r.MaxFlows
+	}
+	_, err := u.h.intent(func(t *tx) ([]step, error) {
+		if err := u.recordDefault(t); err != nil {
+			return nil, err
+		}
+		if err := u.read(t); err != nil {
+			return nil, err
+		}
+		if u.created == nil && u.host.equal(u.was) && !u.h.state.unnamed {
+			return nil, errUnchanged
+		}
+		u.changed()
+		return nil, t.putHost(u.host)
+	})
+	return err
+}
+
+func (h hostRecord) equal(o hostRecord) bool {
+	return h.Secret == o.Secret && h.FastPath == o.FastPath && h.MaxFlows == o.MaxFlows &&
+		slices.Equal(h.Uplinks, o.Uplinks) && h.NSDev == o.NSDev && h.NSInode == o.NSInode
+}
+
+func (u *bringUp) recordDefault(t *tx) error {
+	n, err := get[networkRecord](t, networksBucket, []byte(DefaultNetwork))
+	if err != nil || n != nil {
+		return err
+	}
+	u.h.say("create %s", quoted("network", DefaultNetwork))
+	n, err = u.h.planNetwork(t, defaultNetwork)
+	if err != nil {
+		return err
+	}
+	u.created = n
+	return t.putNetwork(n)
+}
+
+// renewDefault creates the default network if the one recorded was left behind.
+func (u *bringUp) renewDefault() error {
+	left := func(n *networkRecord) bool { return n.Name == DefaultNetwork }
+	if u.h.o.DryRun || !slices.ContainsFunc(u.left.networks, left) {
+		return nil
+	}
+	if _, err := u.h.CreateNetwork(defaultNetwork); err != nil {
+		return err
+	}
+	u.report.Networks++
+	return nil
+}
+
+var defaultNetwork = NetworkRequest{Name: DefaultNetwork, ICC: true, Masquerade: true}
+
+// read sorts the records into those to apply and those left behind. What belongs
+// to something left behind is left behind too.
+func (u *bringUp) read(t *tx) error {
+	networks, err := list[networkRecord](t, networksBucket)
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{}
+	for _, n := range networks {
+		if live[n.Name] = n.Status == applied; live[n.Name] {
+			u.networks = append(u.networks, n)
+		} else {
+			u.left.networks = append(u.left.networks, n)
+		}
+	}
+	endpoints, err := list[endpointRecord](t, endpointsBucket)
+	if err != nil {
+		return err
+	}
+	u.ports = map[string][]*portRecord{}
+	for _, e := range endpoints {
+		ports, err := t.portsOf(e.Name)
+		if err != nil {
+			return err
+		}
+		if e.Status != applied || !live[e.Network] {
+			u.left.endpoints = append(u.left.endpoints, e)
+			u.left.ports = append(u.left.ports, ports...)
+			continue
+		}
+		u.endpoints = append(u.endpoints, e)
+		for _, p := range ports {
+			if p.Status != applied {
+				u.left.ports = append(u.left.ports, p)
+			} else {
+				u.ports[e.Name] = append(u.ports[e.Name], p)
+			}
+		}
+	}
+	return nil
+}
+
+// apply makes the kernel what was read.
+func (u *bringUp) apply(w *work) error {
+	u.moved = map[string]bool{}
+	if err := w.do(step{undo: u.forget}, u.loadStep()); err != nil {
+		return err
+	}
+	steps := []step{u.sourcePortStep()}
+	steps = append(steps, u.tidySteps()...)
+	for _, l := range u.uplinks {
+		steps = append(steps, u.uplinkSteps(l)...)
+	}
+	networks := map[string]*networkRecord{}
+	for _, n := range u.networks {
+		networks[n.Name] = n
+		steps = append(steps, u.h.bridgeSteps(u.h.dp, n, new(int), u.changed)...)
+	}
+	for _, e := range u.endpoints {
+		steps = append(steps, u.endpointSteps(networks[e.Network], e)...)
+	}
+	steps = append(steps, u.publishStep(networks), step{do: u.tidyAttachments}, u.settleStep())
+	if err := w.do(steps...); err != nil {
+		return err
+	}
+	u.report.Networks, u.report.Endpoints = len(u.networks), len(u.endpoints)
+	for _, ports := range u.ports {
+		for _, p := range ports {
+			u.report.Ports += p.Count
+		}
+	}
+	u.h.say("done")
+	return nil
+}
+
+// forget undoes record.
+func (u *bringUp) forget() error {
+	if u.created == nil && u.host.equal(u.was) {
+		return nil
+	}
+	return u.h.state.change(true, func(t *tx) error {
+		if u.created != nil {
+			if err := t.deleteNetwork(u.created); err != nil {
+				return err
+			}
+		}
+		return t.putHost(u.was)
+	})
+}
+
+// loadStep loads the programs. Undoing it brings the former configuration back,
+// not former programs: these are better replaced than kept.
+func (u *bringUp) loadStep() step {
+	h := u.h
+	var before loader.Config
+	if !u.fresh {
+		before = h.dp.Config()
+	}
+	undo := func() error {
+		if !u.fresh {
+			return u.load(before)
+		}
+		if h.dp != nil {
+			_ = h.dp.Close()
+			h.dp = nil
+		}
+		return h.k.Remove(h.o.BPFFS)
+	}
+	return step{
+		text: "load the datapath",
+		do: func() error {
+			err := u.load(loader.Config{
+				FastPath: u.host.FastPath, MaxFlows: u.host.MaxFlows, Secret: u.host.Secret, DisableTCX: h.o.DisableTCX,
+			})
+			if err != nil {
+				_ = undo() // the error to report is the first one
+			}
+			return err
+		},
+		undo: undo,
+	}
+}
+
+// load loads the programs, and brings them where others were replaced.
+func (u *bringUp) load(cfg loader.Config) error {
+	h := u.h
+	dp, changed, err := h.k.Load(h.o.BPFFS, cfg)
+	if err != nil {
+		return err
+	}
+	if h.dp != nil {
+		_ = h.dp.Close()
+	}
+	h.dp = dp
+	if !changed {
+		return nil
+	}
+	u.changed()
+	return h.renewFilters(dp)
+}
+
+// sourcePortStep leaves to the host the ports that its own sockets get.
+func (u *bringUp) sourcePortStep() step {
+	return step{do: func() error {
+		ephemeral, err := u.h.k.LocalPortRange()
+		if err != nil {
+			return err
+		}
+		reserved, err := u.h.k.LocalReservedPorts()
+		if err != nil {
+			return err
+		}
+		var allowed loader.PortSet
+		allowed.Add(1024, 65536-1024)
+		for _, r := range append(reserved, ephemeral) {
+			allowed.Remove(r.First, int(r.Last)-int(r.First)+1)
+		}
+		return u.h.dp.SetSourcePorts(&allowed)
+	}}
+}
+
+func (u *bringUp) uplinkSteps(l netdev.Uplink) []step {
+	dp, at := u.h.dp, func() int { return l.Ifindex }
+	var known bool
+	return []step{{
+		text: "hook the uplink " + l.Name,
+		do: func() error {
+			all, err := dp.Uplinks()
+			if err != nil {
+				return err
+			}
+			if known = slices.Contains(all, l.Ifindex); !known {
+				u.changed()
+			}
+			return dp.PutUplink(loader.Uplink{Ifindex: l.Ifindex, Addrs: l.Addrs, MTU: l.MTU})
+		},
+		undo: func() error {
+			if known {
+				return nil
+			}
+			return dp.DeleteUplink(l.Ifindex)
+		},
+	},
+		u.h.attachStep(dp, loader.ToUplink, at, u.changed),
+		u.h.attachStep(dp, loader.FromUplink, at, u.changed),
+	}
+}
+
+// endpointSteps bring an endpoint back, or find that it is gone.
+func (u *bringUp) endpointSteps(n *networkRecord, e *endpointRecord) []step {
+	h, dp := u.h, u.h.dp
+	var created, known, gone bool
+	hook := h.attachStep(dp, loader.FromContainer, func() int { return e.Ifindex }, u.changed)
+	return []step{{
+		text: fmt.Sprintf("configure the link: %s in %s, %s on bridge %s", e.IfName, e.NetNS, e.HostIfName, n.Bridge),
+		do: func() (err error) {
+			created, gone, err = u.relink(n, e)
+			return err
+		},
+		undo: func() error {
+			if !created {
+				return nil
+			}
+			return h.deleteLink(e.Ifindex)
+		},
+	}, {
+		do: func() (err error) {
+			if gone {
+				return u.setAside(n, e)
+			}
+			if known, err = u.known(n, e); known || err != nil {
+				return err
+			}
+			u.changed()
+			return dp.PutEndpoint(e.datapath(n.ID))
+		},
+		undo: func() error {
+			if gone || known {
+				return nil
+			}
+			return dp.DeleteEndpoint(e.datapath(n.ID))
+		},
+	}, {
+		do: func() error {
+			if gone {
+				return nil
+			}
+			return hook.do()
+		},
+		undo: func() error {
+			if gone {
+				return nil
+			}
+			return hook.undo()
+		},
+	}}
+}
+
+// relink makes sure of the endpoint's devices. One that has lost its bridge is
+// made anew.
+func (u *bringUp) relink(n *networkRecord, e *endpointRecord) (created, gone bool, err error) {
+	bridge, _, err := u.h.ownLink(n.Bridge, bridgeAlias(n.Name))
+	if err != nil {
+		return false, false, err
+	}
+	l, ours, err := u.h.ownLink(e.HostIfName, e.alias())
+	switch {
+	case err != nil:
+		return false, false, err
+	case ours && l.MasterIndex == bridge.Index:
+		if l.Index != e.Ifindex {
+			e.Ifindex, u.moved[e.Name] = l.Index, true
+		}
+		return false, false, nil
+	case ours:
+		if err := u.h.deleteLink(l.Index); err != nil {
+			return false, false, err
+		}
+	}
+	err = u.h.reconnect(n, e)
+	switch {
+	case errors.Is(err, netdev.ErrNotFound):
+		u.report.Gone = append(u.report.Gone, e.Name)
+		return false, true, nil
+	case errors.Is(err, netdev.ErrExists):
+		u.warn("endpoint %q: %v", e.Name, err)
+		return false, true, nil
+	case err != nil:
+		return false, false, err
+	}
+	u.relinked, u.moved[e.Name] = true, true
+	u.changed()
+	return true, false, nil
+}
+
+// known reports whether the datapath has the endpoint as it is. A slot keeps its
+// MAC address for life.
+func (u *bringUp) known(n *networkRecord, e *endpointRecord) (bool, error) {
+	have, err := u.inDatapath(e.Slot)
+	return have.Ifindex == e.Ifindex && have.Network == n.ID && slices.Contains(have.Addrs, e.IP), err
+}
+
+// inDatapath returns the endpoint of the slot as the datapath had it before Up
+// put any; the zero value if it had none.
+func (u *bringUp) inDatapath(slot uint32) (loader.Endpoint, error) {
+	if u.have == nil {
+		all, err := u.h.dp.Endpoints()
+		if err != nil {
+			return loader.Endpoint{}, err
+		}
+		u.have = make(map[uint32]loader.Endpoint, len(all))
+		for _, e := range all {
+			u.have[e.Slot] = e
+		}
+	}
+	return u.have[slot], nil
+}
+
+// setAside takes an endpoint that is gone out of the datapath; it stays recorded.
+func (u *bringUp) setAside(n *networkRecord, e *endpointRecord) error {
+	if err := u.h.unpublish(u.h.dp, n, e, u.ports[e.Name]); err != nil {
+		return err
+	}
+	delete(u.ports, e.Name)
+	have, err := u.inDatapath(e.Slot)
+	if err != nil || have.Slot == 0 {
+		return err
+	}
+	u.changed()
+	return u.h.dp.DeleteEndpoint(e.datapath(n.ID))
+}
+
+// publishStep opens all ports again unless they are open.
+func (u *bringUp) publishStep(networks map[string]*networkRecord) step {
+	text := ""
+	if len(u.ports) > 0 {
+		text = "map the ports"
+	}
+	return step{text: text, do: func() error {
+		var all []loader.Publication
+		want := 0
+		for _, e := range u.endpoints {
+			all = append(all, publications(networks[e.Network], e, u.ports[e.Name])...)
+			for _, p := range u.ports[e.Name] {
+				want += p.Count
+			}
+		}
+		have, err := u.h.dp.PublishedCount()
+		if err != nil || have == want && !u.relinked && len(u.moved) == 0 {
+			return err
+		}
+		u.changed()
+		if err := u.h.dp.Publish(all...); err != nil {
+			return err
+		}
+		if have, err = u.h.dp.PublishedCount(); err == nil && have > want {
+			u.warn("%d ports are published that are not recorded; `ebnet down` and `ebnet up` close them", have-want)
+		}
+		return err
+	}}
+}
+
+// settleStep writes down what has become of the records.
+func (u *bringUp) settleStep() step {
+	return step{do: func() error {
+		if u.left.none() && len(u.moved) == 0 {
+			return nil
+		}
+		return u.h.state.change(true, func(t *tx) error {
+			for _, e := range u.endpoints {
+				if !u.moved[e.Name] {
+					continue
+				}
+				if err := t.putEndpoint(e); err != nil {
+					return err
+				}
+			}
+			return u.left.drop(t)
+		})
+	}}
+}
+
+// drop deletes the records.
+func (l *leftovers) drop(t *tx) error {
+	for _, p := range l.ports {
+		if err := t.deletePort(p); err != nil {
+			return err
+		}
+	}
+	for _, e := range l.endpoints {
+		if err := t.deleteEndpoint(e); err != nil {
+			return err
+		}
+	}
+	for _, n := range l.networks {
+		if err := t.deleteNetwork(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count fills in the report's numbers from the state.
+func (u *bringUp) count() error {
+	return u.h.state.view(func(t *tx) error {
+		c, err := t.counts()
+		u.report.Networks, u.report.Endpoints, u.report.Ports = c.networks, c.endpoints, c.ports
+		return err
+	})
+}
