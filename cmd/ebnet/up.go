@@ -20,7 +20,7 @@ func (p *program) upCommand() *cli.Command {
 			"ebnet up",
 			"ebnet up --uplink eth0 --fast-path=off"),
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "apply the networks, endpoints and ports of `FILE` (JSON; - is stdin)"},
+			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "apply the networks, endpoints and ports of `FILE` (YAML or JSON; - is stdin)"},
 			&cli.BoolFlag{Name: "prune", Usage: "remove what FILE does not name", DisableDefaultText: true},
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated (default: detected)"},
 			&cli.StringFlag{Name: "fast-path", Usage: "`on|off`: redirect past the bridge and the kernel's routing", DefaultText: "as recorded, else on"},

@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
 )
 
 // Config is what `ebnet up -f` applies: networks, and endpoints with their ports.
@@ -47,15 +50,18 @@ type EndpointConfig struct {
 	NoDefaultRoute bool              `json:"no_default_route"`
 }
 
-// ReadConfig reads a JSON file of networks, endpoints and ports, strictly: an
-// unknown field is ErrInvalid. YAML is ErrUnsupported.
+// ReadConfig reads a YAML or JSON file of networks, endpoints and ports, strictly: an
+// unknown field is ErrInvalid.
 func ReadConfig(r io.Reader) (*Config, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, failed("configuration", err)
 	}
+	// JSON is YAML too, but its own decoder has the better messages.
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] != '{' {
-		return nil, unsupported("configuration", "it is no JSON object, and YAML is not yet supported")
+		if data, err = yaml.YAMLToJSON(data); err != nil {
+			return nil, invalid("configuration", "%s", strings.TrimSpace(yaml.FormatError(err, false, false)))
+		}
 	}
 	c := new(Config)
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -67,7 +73,7 @@ func ReadConfig(r io.Reader) (*Config, error) {
 		return nil, invalid("configuration", "%v", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, invalid("configuration", "something follows the JSON object")
+		return nil, invalid("configuration", "something follows the first document")
 	}
 	return c, c.check()
 }

@@ -22,7 +22,9 @@ func (h *Host) Down(purge bool) error {
 	}
 	var errs []error
 	try := func(text string, do func() error) {
-		h.say("%s", text)
+		if text != "" {
+			h.say("%s", text)
+		}
 		if h.o.DryRun {
 			return
 		}
@@ -30,13 +32,15 @@ func (h *Host) Down(purge bool) error {
 			errs = append(errs, err)
 		}
 	}
-	for _, bridges := range []bool{false, true} { // ports before their bridges
-		for _, l := range links {
-			if l.Ours() && (l.Kind == "bridge") == bridges {
-				try("remove the device "+l.Name, func() error { return h.deleteLink(l.Index) })
-			}
+	var ours []int
+	for _, l := range links {
+		if l.Ours() {
+			h.say("remove the device %s", l.Name)
+			ours = append(ours, l.Index)
 		}
 	}
+	// All at once, since the kernel's waiting for one is as long as for a thousand.
+	try("", func() error { return h.k.DeleteLinks(ours...) })
 	try("unhook the uplinks", h.unhookUplinks)
 	if len(errs) == 0 {
 		try("remove the datapath", func() error { return h.k.Remove(h.o.BPFFS) })

@@ -183,6 +183,15 @@ func (f *fake) DeleteLink(ifindex int) error {
 	return nil
 }
 
+func (f *fake) DeleteLinks(ifindexes ...int) error {
+	for _, i := range ifindexes {
+		if err := f.DeleteLink(i); err != nil && !errors.Is(err, netdev.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *fake) LinkByName(name string) (netdev.Link, error) {
 	if l := f.links[name]; l != nil {
 		return *l, nil

@@ -48,6 +48,7 @@ type kernel interface {
 	EnsureBridge(b netdev.Bridge) (ifindex int, changed bool, err error)
 	CreateVeth(v netdev.Veth) (ifindex int, err error)
 	DeleteLink(ifindex int) error
+	DeleteLinks(ifindexes ...int) error
 	LinkByName(name string) (netdev.Link, error)
 	Links() ([]netdev.Link, error)
 
@@ -97,6 +98,7 @@ func (linux) Remove(bpffs string) error                       { return loader.Re
 func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error) { return netdev.EnsureBridge(b) }
 func (linux) CreateVeth(v netdev.Veth) (int, error)           { return netdev.CreateVeth(v) }
 func (linux) DeleteLink(ifindex int) error                    { return netdev.DeleteLink(ifindex) }
+func (linux) DeleteLinks(ifindexes ...int) error              { return netdev.DeleteLinks(ifindexes...) }
 func (linux) LinkByName(name string) (netdev.Link, error)     { return netdev.LinkByName(name) }
 func (linux) Links() ([]netdev.Link, error)                   { return netdev.Links() }
 func (linux) OpenNS(ref string) (*netdev.NS, error)           { return netdev.OpenNS(ref) }

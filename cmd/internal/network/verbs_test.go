@@ -558,10 +558,11 @@ func TestConfig(t *testing.T) {
 		t.Errorf("a file that fails left something:\n%s", d)
 	}
 	for text, kind := range map[string]error{
-		`{"network": []}`:          ErrInvalid,
-		`{} {}`:                    ErrInvalid,
-		`{`:                        ErrInvalid,
-		"networks:\n- name: web\n": ErrUnsupported,
+		`{"network": []}`:                       ErrInvalid,
+		`{} {}`:                                 ErrInvalid,
+		`{`:                                     ErrInvalid,
+		"networks:\n- name: [web\n":             ErrInvalid,
+		"networks:\n- name: a\n  colour: red\n": ErrInvalid,
 		`{"networks": [{"name": "a"}, {"name": "a"}]}`:        ErrInvalid,
 		`{"endpoints": [{"netns": "a"}]}`:                     ErrInvalid,
 		`{"endpoints": [{"name": "a", "ports": [":80"]}]}`:    ErrInvalid,
