@@ -1,0 +1,58 @@
+# The targets are the commands of daily work; what they do is in the tools they
+# call and in tests/. Debian packages that a target needs are installed by it.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+GO ?= go
+CLANG_FORMAT ?= clang-format-16
+BENCH_PACKAGES ?= ./ipam ./tests/datapath
+
+# A tag if there is one, else the newest version in the changelog.
+VERSION ?= $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || \
+	sed -n 's/^## \[\{0,1\}\(v\{0,1\}[0-9][^] ]*\).*/\1/p;' CHANGELOG.md 2>/dev/null | head -n 1)
+LDFLAGS = -s -w $(if $(VERSION),-X main.version=$(VERSION))
+
+.DEFAULT_GOAL := help
+.PHONY: help build generate test bench demo lint fmt verify install clean
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/ebnet
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ebnet ./cmd/ebnet
+
+generate: ## compile bpf/ and write the Go file for it (needs clang-16)
+	tests/install-deps.sh generate
+	$(GO) generate ./loader
+
+test: ## run all tests (as root, or those that need it are skipped)
+	tests/install-deps.sh test
+	$(GO) test -count=1 -timeout 20m -json ./... | $(GO) run ./tests/report
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . $(BENCH_PACKAGES)
+
+demo: ## show ebnet at work in namespaces of its own (as root, 30 s)
+	tests/install-deps.sh demo
+	tests/demo/demo.sh
+
+lint: ## check formatting, vet, staticcheck
+	tests/install-deps.sh lint
+	tests/lint.sh
+
+fmt: ## format all source
+	tests/install-deps.sh lint
+	gofmt -w $$($(GO) list -f '{{.Dir}}' ./...)
+	$(CLANG_FORMAT) -i bpf/*.h bpf/*.c
+
+verify: ## check that the generated files match their source
+	tests/install-deps.sh generate
+	tests/verify.sh
+
+install: build ## install below DESTDIR and PREFIX
+	install -D -m 0755 bin/ebnet $(DESTDIR)$(PREFIX)/bin/ebnet
+	mkdir -p $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	bin/ebnet completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ebnet
+
+clean: ## remove what was built
+	rm -rf bin

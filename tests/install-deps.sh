@@ -1,0 +1,38 @@
+#!/bin/bash
+# Installs the Debian packages that a task needs and that are missing:
+#
+#   tests/install-deps.sh build|generate|lint|test|demo...
+#
+# Without root it says what is missing instead and fails.
+set -euo pipefail
+
+# What each task calls, as COMMAND:PACKAGE.
+declare -A needs=(
+	[build]="git:git make:make"
+	[generate]="clang-16:clang-16 llvm-strip-16:llvm-16"
+	[lint]="clang-format-16:clang-format-16"
+	[test]="ip:iproute2 tc:iproute2 iptables:iptables nft:nftables ethtool:ethtool ping:iputils-ping"
+	[demo]="ip:iproute2 iptables-save:iptables nft:nftables ping:iputils-ping curl:curl"
+)
+
+# Administration commands are not on every user's path.
+PATH=$PATH:/usr/sbin:/sbin
+
+missing=()
+for task in "$@"; do
+	for need in ${needs[$task]:?no such task: $task}; do
+		command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+	done
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	echo "missing: ${missing[*]} (Debian packages). As root: apt-get install --no-install-recommends ${missing[*]}" >&2
+	exit 1
+fi
+echo "installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+install() { apt-get install -y -q --no-install-recommends "${missing[@]}"; }
+# The lists may be missing, or too old to find what they name.
+{ install || { apt-get update -q && install; }; } >&2

@@ -1,0 +1,74 @@
+package netlab
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// underTest is the ebnet under test, set by Main.
+var underTest string
+
+// tools are what the labs call; all are in Debian packages that
+// tests/install-deps.sh knows.
+var tools = []string{"ip", "tc", "nft", "iptables", "iptables-save", "ethtool", "ping"}
+
+// Main runs the tests of a package that uses labs and returns the exit status:
+//
+//	func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
+//
+// It builds ebnet once into a temporary directory, or takes the binary that
+// EBNET_BIN names.
+func Main(m *testing.M) int {
+	flag.Parse()
+	if os.Geteuid() == 0 {
+		sweep()
+	}
+	if path := os.Getenv("EBNET_BIN"); path != "" {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "netlab: EBNET_BIN:", err)
+			return 1
+		}
+		underTest = abs
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-bin-", prefix, os.Getpid()))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netlab:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	underTest = filepath.Join(dir, "ebnet")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", underTest, "github.com/ebnet/ebnet/cmd/ebnet")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "netlab: build ebnet:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// Binary is the path of the ebnet under test.
+func Binary() string { return underTest }
+
+// need skips the test for want of privileges, which a run as root never does,
+// and fails it for want of a tool.
+func need(tb testing.TB) {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		tb.Skip("needs root: namespaces and eBPF")
+	}
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			tb.Fatalf("%s is not installed: run tests/install-deps.sh test", tool)
+		}
+	}
+	if underTest == "" {
+		tb.Fatal("netlab.Main was not called by TestMain")
+	}
+}
