@@ -280,7 +280,7 @@ func (d *Datapath) program(hook Hook) (*ebpf.Program, error) {
 	}
 	p, err := ebpf.LoadPinnedProgram(d.pins.program(string(hook)), nil)
 	if err != nil {
-		return nil, fmt.Errorf("open program %s: %w", hook, permission(err))
+		return nil, fmt.Errorf("open program %s: %w", hook, explain(err))
 	}
 	d.progs[hook] = p
 	return p, nil

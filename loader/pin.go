@@ -138,11 +138,19 @@ func mountedByUs(dir string) bool {
 	return false
 }
 
-// permission makes an error of the kernel one of this package's where the reason is
-// a missing capability.
+// classified is an error that also is one of this package's.
+type classified struct {
+	error
+	class error
+}
+
+func (c classified) Unwrap() []error { return []error{c.error, c.class} }
+
+// permission makes an error of the kernel ErrPermission where the reason is a missing
+// capability; the text stays the kernel's.
 func permission(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w: %w", ErrPermission, err)
+		return classified{err, ErrPermission}
 	}
 	return err
 }
@@ -154,7 +162,7 @@ func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
 	}
 	m, err := ebpf.LoadPinnedMap(d.pins.mapPin(name), nil)
 	if err != nil {
-		return nil, fmt.Errorf("open map %s: %w", name, permission(err))
+		return nil, fmt.Errorf("open map %s: %w", name, explain(err))
 	}
 	d.maps[name] = m
 	return m, nil

@@ -9,6 +9,7 @@
 //	                      and at most a second one on stderr and nothing on
 //	                      stdout, and change nothing
 //	status CODE ARG...    run ebnet; only the exit status is checked
+//	withoutbpf ARG...     run ebnet on a kernel without bpf(2); it must fail with 3
 //	host COMMAND...       run a command in the host
 //	netns NAME...         make network namespaces; $NAME is the full name
 //	json PATH [VALUE]     the last stdout is JSON and has PATH (a.0.b; # is the
@@ -22,19 +23,56 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebnet/ebnet/tests/netlab"
 )
 
-func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
+// withoutBPF, as the first argument, makes the test binary run the others where the
+// kernel answers bpf(2) as one that does not have it.
+const withoutBPF = "without-bpf"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == withoutBPF {
+		fmt.Fprintln(os.Stderr, execWithoutBPF(os.Args[2:]))
+		os.Exit(125)
+	}
+	os.Exit(netlab.Main(m))
+}
+
+// execWithoutBPF returns only if it fails.
+func execWithoutBPF(args []string) error {
+	runtime.LockOSThread()
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the system call's number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_BPF},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+		return err
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	return unix.Exec(path, args, os.Environ())
+}
 
 // TestUsage runs the scripts that need neither privileges nor a lab.
 func TestUsage(t *testing.T) {
@@ -56,6 +94,7 @@ func TestPrivilegedScripts(t *testing.T) {
 			"ebnet":      ebnetCommand,
 			"fails":      failsCommand,
 			"status":     statusCommand,
+			"withoutbpf": withoutBPFCommand,
 			"host":       hostCommand,
 			"netns":      netnsCommand,
 			"json":       jsonCommand,
@@ -114,6 +153,18 @@ func environment(ts *testscript.TestScript) []string {
 func runEbnet(ts *testscript.TestScript, args ...string) netlab.Result {
 	l := lab(ts)
 	return l.Host.Try(l.tb, environment(ts), l.Host.Command(args...)...)
+}
+
+func withoutBPFCommand(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	self, err := os.Executable()
+	ts.Check(err)
+	l := lab(ts)
+	r := l.Host.Try(l.tb, environment(ts), append([]string{self, withoutBPF}, l.Host.Command(args...)...)...)
+	show(ts, r)
+	if r.Code != 3 || r.Stdout != "" || strings.Count(r.Stderr, "\n") > 2 || !strings.HasPrefix(r.Stderr, "ebnet: ") {
+		ts.Fatalf("%v", r)
+	}
 }
 
 func noNegation(ts *testscript.TestScript, neg bool) {
