@@ -185,7 +185,8 @@ enum drop_reason {
 	DROP_TTL = 20, /* hop limit reached */
 	DROP_REWRITE = 21, /* the kernel refused to change the packet */
 	DROP_REDIRECT = 22, /* the kernel refused the way out */
-	DROP_REASONS = 23,
+	DROP_ADDRESS_GONE = 23, /* the host has lost the address it was translated to */
+	DROP_REASONS = 24,
 };
 
 struct drop_key {

@@ -31,7 +31,8 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 	__u32 oif;
 	int ret;
 
-	if (!routed(find_route(skb, pkt, net->bridge, FIB_SKIP_NEIGH)) || !(fib = found()))
+	if (!routed(find_route(skb, pkt, &pkt->tuple, net->bridge, FIB_SKIP_NEIGH)) ||
+	    !(fib = found()))
 		return TO_STACK; /* to the host itself, or the kernel says unreachable */
 	oif = fib->ifindex;
 	if (!bpf_map_lookup_elem(&uplinks, &oif))
@@ -83,11 +84,13 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return -DROP_FAMILY;
 	if ((ret = check_source(pkt, dev)))
 		return ret;
-	if (to_many(pkt))
-		return TO_STACK;
 	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
 	if (to && to->network == dev->network)
 		return deliver_neighbour(skb, pkt, to, net);
+	if (net->flags & NET_NO_ICC && !to_gateway(pkt))
+		return -DROP_ICC; /* broadcast too: neighbours would get it */
+	if (to_many(pkt))
+		return TO_STACK;
 	return leave_network(skb, pkt, dev, net);
 }
 
@@ -120,6 +123,8 @@ int from_container(struct __sk_buff *skb)
 	skb->tc_index = 0;
 	if ((ret = parse_eth(skb, &pkt)))
 		return finish(&pkt, ret);
+	if (skb->vlan_present) /* a tag that is not in the frame, and would stay on it */
+		return finish(&pkt, -DROP_FAMILY);
 	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, &pkt)))
 		return finish(&pkt, ret);
 	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, &pkt)))
@@ -147,7 +152,7 @@ int from_bridge(struct __sk_buff *skb)
 		return finish(&pkt, ret);
 	if (to_many(&pkt) || !bpf_map_lookup_elem(&endpoints, &pkt.tuple.src))
 		return TC_ACT_UNSPEC;
-	if (!routed(find_route(skb, &pkt, skb->ifindex, 0)) || !(fib = found()))
+	if (!routed(find_route(skb, &pkt, &pkt.tuple, skb->ifindex, 0)) || !(fib = found()))
 		return TC_ACT_UNSPEC;
 	oif = fib->ifindex;
 	if (!bpf_map_lookup_elem(&uplinks, &oif) || needs_kernel(skb, &pkt, oif))
@@ -202,7 +207,9 @@ static __always_inline int open_in(struct __sk_buff *skb, struct packet *pkt, st
 {
 	int ret = TO_STACK;
 
-	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP)
+	if (network_of(&pkt->tuple.src))
+		return -DROP_SPOOFED_ADDR;
+	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP && is_source(pkt->tuple.src.w[3]))
 		ret = publish(skb, pkt, hit);
 	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
 		return -DROP_DIRECT;
@@ -221,6 +228,8 @@ int from_uplink(struct __sk_buff *skb)
 	skb->tc_index = 0;
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
+		return TC_ACT_UNSPEC; /* for a VLAN device above this one, which has hooks of its own */
 	pkt = packet_from(skb);
 	if (parse_eth(skb, &pkt) || parse_ipv4(skb, &pkt))
 		return TC_ACT_UNSPEC; /* the host's stack judges what it receives */

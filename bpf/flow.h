@@ -3,8 +3,8 @@
  *
  * Two tables: a conversation starts in flows_new (LRU) and moves to flows once both
  * sides have confirmed it. The move inserts into flows before it deletes from
- * flows_new, so a tuple that exists is found in one of them at any time, when
- * flows is read after a failed insertion into flows_new.
+ * flows_new, and readers look into flows, flows_new, and flows again, so they do not
+ * miss what moves meanwhile.
  */
 #pragma once
 #include "config.h"
@@ -12,6 +12,9 @@
 #include "packet.h"
 
 #define CLOCK_MONOTONIC 1
+
+/* Keeps the compiler from moving reads and writes of shared entries across. */
+#define barrier() asm volatile("" ::: "memory")
 
 /* Functions that are not static are verified once, not once a call (Linux 5.6). They
  * take their arguments as plain memory, hence the tests for null.
@@ -32,6 +35,8 @@ struct hit {
 	__u32 way_checked;
 	__u8 dmac[6];
 	__u8 smac[6];
+	__u8 half; /* enum flow_half */
+	__u8 pad[3];
 };
 
 enum lookup {
@@ -91,10 +96,15 @@ static __always_inline int flow_closed(const struct flow *f, __u8 proto)
 static __always_inline struct flow *flow_get(const struct tuple *key)
 {
 	struct timed_flow *tf = bpf_map_lookup_elem(&flows, key);
+	struct flow *f;
 
 	if (tf)
 		return &tf->flow;
-	return bpf_map_lookup_elem(&flows_new, key);
+	f = bpf_map_lookup_elem(&flows_new, key);
+	if (f)
+		return f;
+	tf = bpf_map_lookup_elem(&flows, key);
+	return tf ? &tf->flow : 0;
 }
 
 /* flow_remaining returns for how many more jiffies the conversation of f lives, by
@@ -145,6 +155,9 @@ static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 	if (!f || !key)
 		return 0;
 	tuple_reverse(&peer_key, &f->xlat);
+	barrier();
+	if (f->tag != tuple_tag(key))
+		return 0; /* the element has become another flow's, and so would its peer */
 	if (f->half == HALF_ORIG) {
 		flow_delete(key);
 		flow_delete(&peer_key);
@@ -155,6 +168,12 @@ static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 	return 0;
 }
 
+/* is_tombstone: of what is void, does this keep its tuple closed? See flow_void(). */
+static __always_inline int is_tombstone(const struct flow *f)
+{
+	return f->kind == FLOW_DNAT && f->xlat.proto == IPPROTO_UDP;
+}
+
 /* flow_timeout runs when a confirmed conversation's timer fires: it reclaims what is
  * over and sleeps again otherwise. Packets never touch the timer.
  */
@@ -163,7 +182,7 @@ static int flow_timeout(void *map, struct tuple *key, struct timed_flow *tf)
 	__s64 left = flow_remaining(&tf->flow, bpf_jiffies64() + clock_offset);
 	struct tuple own = *key;
 
-	if (left <= 0 || generation(tf->flow.slot) != tf->flow.gen) {
+	if (left <= 0 || (generation(tf->flow.slot) != tf->flow.gen && !is_tombstone(&tf->flow))) {
 		flow_delete_pair(&tf->flow, &own);
 		return 0;
 	}
@@ -173,15 +192,16 @@ static int flow_timeout(void *map, struct tuple *key, struct timed_flow *tf)
 	return 0;
 }
 
-/* start_timer arms the timer of the original direction's new entry. */
-static __always_inline void start_timer(const struct tuple *orig_key)
+/* start_timer arms the timer of the original direction's new entry; 0 if it runs. */
+static __always_inline long start_timer(const struct tuple *orig_key)
 {
 	struct timed_flow *tf = bpf_map_lookup_elem(&flows, orig_key);
 
 	if (!tf || bpf_timer_init(&tf->timer, &flows, CLOCK_MONOTONIC))
-		return;
-	bpf_timer_set_callback(&tf->timer, flow_timeout);
-	bpf_timer_start(&tf->timer, (__u64)timeout_udp_replied * hz * tick_ns, 0);
+		return -1;
+	if (bpf_timer_set_callback(&tf->timer, flow_timeout))
+		return -1;
+	return bpf_timer_start(&tf->timer, (__u64)timeout_udp_replied * hz * tick_ns, 0);
 }
 
 /* flow_confirm moves a conversation from flows_new to flows. f is the entry of key in
@@ -197,30 +217,34 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 
 	if (!s || !f || !key)
 		return 0;
-	tuple_reverse(&s->reply_key, &f->xlat);
-	s->orig_key = *key;
-	peer = bpf_map_lookup_elem(&flows_new, &s->reply_key);
+	tuple_reverse(&s->other_key, &f->xlat);
+	peer = bpf_map_lookup_elem(&flows_new, &s->other_key);
 	if (!peer)
 		return 0;
-	s->orig = *f;
-	s->reply = *peer;
-	if (f->half == HALF_REPLY) {
-		s->orig_key = s->reply_key;
+	if (f->half == HALF_ORIG) {
+		s->orig_key = *key;
+		s->reply_key = s->other_key;
+		s->orig = *f;
+		s->reply = *peer;
+	} else {
+		s->orig_key = s->other_key;
 		s->reply_key = *key;
 		s->orig = *peer;
 		s->reply = *f;
 	}
-	if (s->orig.tag != tuple_tag(&s->orig_key) || s->reply.tag != tuple_tag(&s->reply_key))
-		return 0;
+	barrier();
+	if (f->tag != tuple_tag(key) || peer->tag != tuple_tag(&s->other_key))
+		return 0; /* an element was reused while it was copied */
 	if (bpf_map_update_elem(&flows, &s->orig_key, &s->orig, BPF_NOEXIST))
 		return 0;
-	if (bpf_map_update_elem(&flows, &s->reply_key, &s->reply, BPF_NOEXIST)) {
+	if (bpf_map_update_elem(&flows, &s->reply_key, &s->reply, BPF_NOEXIST) ||
+	    start_timer(&s->orig_key)) {
 		bpf_map_delete_elem(&flows, &s->orig_key);
+		bpf_map_delete_elem(&flows, &s->reply_key);
 		return 0;
 	}
 	bpf_map_delete_elem(&flows_new, &s->orig_key);
 	bpf_map_delete_elem(&flows_new, &s->reply_key);
-	start_timer(&s->orig_key);
 	return 0;
 }
 
@@ -263,7 +287,8 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	hit->way_checked = f->way_checked;
 	__builtin_memcpy(hit->dmac, f->dmac, ETH_ALEN);
 	__builtin_memcpy(hit->smac, f->smac, ETH_ALEN);
-	asm volatile("" ::: "memory");
+	hit->half = f->half;
+	barrier();
 	return f->tag == tuple_tag(&pkt->tuple);
 }
 
@@ -275,10 +300,11 @@ static __always_inline struct endpoint *endpoint_get(const struct addr *at)
 	return bpf_map_lookup_elem(&endpoints, &key);
 }
 
-/* flow_void decides about an entry whose owner is gone. An answer of a container
- * whose port was unpublished would look like the first packet of a conversation of
- * its own, and its translation could open the port again: as long as the old one
- * would live and its container is the same, the tuple stays closed.
+/* flow_void decides about an entry whose owner is gone. A datagram that a container
+ * sends to a client of an unpublished port would look like the first one of a
+ * conversation of its own, and its translation could open the port again: as long as
+ * it goes on sending them and is the same container, the tuple stays closed.
+ * (TCP: a late packet opens nothing.)
  */
 static __noinline int flow_void(struct packet *pkt, struct flow *f)
 {
@@ -287,10 +313,12 @@ static __noinline int flow_void(struct packet *pkt, struct flow *f)
 	if (!pkt || !f)
 		return FLOW_MISS;
 	ep = endpoint_get(&pkt->tuple.src);
-	if (f->kind == FLOW_DNAT && f->half == HALF_REPLY && ep && ep->ifindex == f->iif &&
-	    flow_alive(f, pkt->now))
-		return FLOW_TOMBSTONE;
-	return FLOW_MISS;
+	if (!is_tombstone(f) || f->half != HALF_REPLY || !ep || ep->ifindex != f->iif ||
+	    !flow_alive(f, pkt->now))
+		return FLOW_MISS;
+	if (pkt->now - f->last_seen >= hz)
+		f->last_seen = pkt->now;
+	return FLOW_TOMBSTONE;
 }
 
 /* flow_touch checks that f, found in the table under the packet's tuple, still counts,
@@ -310,17 +338,27 @@ static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct
 	if (pkt->opens && flow_closed(f, pkt->tuple.proto))
 		return FLOW_MISS;
 	flow_note(pkt, f);
- /* Not atomic: when one direction is spread over CPUs a count may be lost. */
+	/* Not atomic: when one direction is spread over CPUs a count may be lost. */
 	f->packets++;
 	f->bytes += pkt->len;
 	return FLOW_HIT;
 }
 
-/* flow_find looks the packet's tuple up: one lookup where the conversation is
- * confirmed, two and the confirmation where it is new. iif is the device that the
- * packet came from if that must be the flow's, 0 otherwise.
+/* flow_whole: has the embryonic f its other half? The LRU evicts them one by one, and
+ * half a conversation would answer nobody and hold no port.
  */
-__noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
+static __always_inline int flow_whole(struct flow *f)
+{
+	struct tuple peer_key;
+	struct flow *peer;
+
+	tuple_reverse(&peer_key, &f->xlat);
+	peer = flow_get(&peer_key);
+	return peer && peer->tag == tuple_tag(&peer_key);
+}
+
+/* flow_find_new is flow_find for what flows does not have. */
+static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *hit)
 {
 	struct timed_flow *tf;
 	struct tuple key;
@@ -330,17 +368,40 @@ __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 	if (!pkt || !hit)
 		return FLOW_MISS;
 	key = pkt->tuple;
-	tf = bpf_map_lookup_elem(&flows, &key);
-	if (tf) {
-		if (iif && tf->flow.iif != iif)
-			return FLOW_MISS;
-		return flow_touch(pkt, &tf->flow, hit);
-	}
 	f = bpf_map_lookup_elem(&flows_new, &key);
-	if (!f || (iif && f->iif != iif))
+	if (!f) { /* it may have moved */
+		tf = bpf_map_lookup_elem(&flows, &key);
+		return tf && (!iif || tf->flow.iif == iif) ? flow_touch(pkt, &tf->flow, hit)
+							   : FLOW_MISS;
+	}
+	if (iif && f->iif != iif)
 		return FLOW_MISS;
+	if (!flow_whole(f)) {
+		bpf_map_delete_elem(&flows_new, &key);
+		return FLOW_MISS;
+	}
 	ret = flow_touch(pkt, f, hit);
 	if (ret == FLOW_HIT && flow_confirmed(pkt, f))
 		flow_confirm(f, &key);
 	return ret;
+}
+
+/* flow_find looks the packet's tuple up: one lookup where the conversation is
+ * confirmed, more where it is new. iif is the device that the packet came from if that
+ * must be the flow's, 0 otherwise. Returns enum lookup; fills hit on FLOW_HIT.
+ */
+__noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
+{
+	struct timed_flow *tf;
+	struct tuple key;
+
+	if (!pkt || !hit)
+		return FLOW_MISS;
+	key = pkt->tuple;
+	tf = bpf_map_lookup_elem(&flows, &key);
+	if (!tf)
+		return flow_find_new(pkt, iif, hit);
+	if (iif && tf->flow.iif != iif)
+		return FLOW_MISS;
+	return flow_touch(pkt, &tf->flow, hit);
 }

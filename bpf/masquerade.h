@@ -43,8 +43,14 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	ret = may_open(pkt, net);
 	if (ret)
 		return ret;
+	/* Removal deletes the endpoint, then raises the generation. Looked at in the opposite
+	 * order here, a flow opened meanwhile is void from the start.
+	 */
 	o.slot = ep->slot;
 	o.gen = generation(ep->slot);
+	ep = endpoint_get(&pkt->tuple.src);
+	if (!ep || ep->slot != o.slot)
+		return -DROP_SPOOFED_ADDR;
 	o.orig_iif = ep->ifindex;
 	source = source_address(skb, pkt, net->bridge, oif);
 	if (!source)
@@ -54,5 +60,5 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	open_begin(s, pkt, &o);
 	way_unknown(&s->orig);
 	way_in(&s->reply, ep->ifindex, ep->mac, net);
-	return open_finish(pkt, hit, 0);
+	return open_finish(skb, pkt, hit, 0);
 }

@@ -52,7 +52,7 @@ static __always_inline int port_free_to_use(__u8 proto, __u32 port)
 	struct port_word *word;
 
 	if (proto == IPPROTO_ICMP)
-		return 1;
+		return port != 0; /* 0 would make question and answer one tuple */
 	word = port_word(proto, port);
 	return word && (word->source & ~word->published) >> (port & 63) & 1;
 }
@@ -82,15 +82,10 @@ static __always_inline int claim_over(struct tuple *key, __u64 now, __u32 reopen
  */
 static __always_inline int reserve(struct scratch *s, __u64 now)
 {
- /* An int: before Linux 6.4 only the low half of what a map's update returns is set. */
+	/* An int: before Linux 6.4 only the low half of what a map's update returns is set. */
 	int err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
 	struct timed_flow *tf;
 
-	if (err == -17 /* EEXIST */) {
-		if (!claim_over(&s->reply_key, now, 0))
-			return TAKEN;
-		err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
-	}
 	if (err)
 		return err == -17 ? TAKEN : FULL;
 	tf = bpf_map_lookup_elem(&flows, &s->reply_key);
@@ -120,6 +115,7 @@ static __always_inline __u32 candidate(__u32 start, __u32 i)
 }
 
 struct search {
+	struct __sk_buff *skb;
 	__u64 now;
 	__u32 start;
 	__u32 result; /* enum reserved */
@@ -136,11 +132,43 @@ static __always_inline void set_reply_port(struct scratch *s, __u32 port)
 	s->reply.tag = tuple_tag(&s->reply_key);
 }
 
+/* host_socket: does a socket of the host talk, or listen, where the answers would come?
+ * They would reach the container instead.
+ */
+static __noinline int host_socket(struct __sk_buff *skb, struct scratch *s)
+{
+	struct {
+		__be32 saddr;
+		__be32 daddr;
+		__be16 sport;
+		__be16 dport;
+	} tuple = {
+		.saddr = s->reply_key.src.w[3],
+		.daddr = s->reply_key.dst.w[3],
+		.sport = s->reply_key.sport,
+		.dport = s->reply_key.dport,
+	};
+	struct bpf_sock *sk = 0;
+
+	if (s->reply_key.proto == IPPROTO_TCP)
+		sk = bpf_skc_lookup_tcp(skb, (void *)&tuple, sizeof(tuple), BPF_F_CURRENT_NETNS, 0);
+	else if (s->reply_key.proto == IPPROTO_UDP)
+		sk = bpf_sk_lookup_udp(skb, (void *)&tuple, sizeof(tuple), BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	bpf_sk_release(sk);
+	return 1;
+}
+
 static __always_inline int try_port(struct scratch *s, struct search *search, __u32 port)
 {
 	if (!search->any && !port_free_to_use(s->reply_key.proto, port))
 		return TAKEN;
 	set_reply_port(s, port);
+	if (!claim_over(&s->reply_key, search->now, 0))
+		return TAKEN;
+	if (!search->any && host_socket(search->skb, s))
+		return TAKEN;
 	return reserve(s, search->now);
 }
 
@@ -162,7 +190,7 @@ static long search_step(__u32 i, struct search *search)
  * REQ-1: one outside port for all peers). Returns CONTINUE, -DROP_NO_PORT or
  * -DROP_TABLE_FULL.
  */
-__noinline int find_port(struct packet *pkt, __u32 any)
+__noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 any)
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -170,6 +198,7 @@ __noinline int find_port(struct packet *pkt, __u32 any)
 
 	if (!pkt || !s)
 		return -DROP_NO_PORT;
+	search.skb = skb;
 	search.now = pkt->now;
 	search.any = any;
 	search.result = try_port(s, &search, bpf_ntohs(pkt->tuple.sport));
@@ -249,7 +278,8 @@ static __always_inline void way_unknown(struct flow *f)
  * port, then the original one. If another CPU has opened it meanwhile, ours goes and
  * the packet belongs to that one. Returns CONTINUE and fills hit, or a drop.
  */
-__noinline int open_finish(struct packet *pkt, struct hit *hit, __u32 any_port)
+__noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+			   __u32 any_port)
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -259,7 +289,7 @@ __noinline int open_finish(struct packet *pkt, struct hit *hit, __u32 any_port)
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
 	claim_over(&s->orig_key, pkt->now, 1);
-	ret = find_port(pkt, any_port);
+	ret = find_port(skb, pkt, any_port);
 	if (ret)
 		return ret;
 	if (bpf_map_update_elem(&flows_new, &s->orig_key, &s->orig, BPF_NOEXIST)) {

@@ -28,6 +28,7 @@ enum verdict {
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
 #define PACKET_HOST 0
+#define VLAN_ID 0xfff /* of skb->vlan_tci; 0 is a priority without a VLAN */
 #define L3_OFF ETH_HLEN
 #define V4_MAPPED bpf_htonl(0xffff)
 
@@ -96,6 +97,19 @@ static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
 	a->w[1] = 0;
 	a->w[2] = V4_MAPPED;
 	a->w[3] = v4;
+}
+
+static __always_inline int is_loopback(__be32 v4)
+{
+	return (bpf_ntohl(v4) >> 24) == 127;
+}
+
+/* is_source: may a packet on the wire have this source (RFC 1122 3.2.1.3)? */
+static __always_inline int is_source(__be32 v4)
+{
+	__u32 net = bpf_ntohl(v4) >> 24;
+
+	return net != 0 && net != 127 && net < 224;
 }
 
 static __always_inline int addr_equal(const struct addr *a, const struct addr *b)

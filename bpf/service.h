@@ -8,12 +8,6 @@
 #include "packet.h"
 #include "uplink.h"
 
-/* local_address: is it one of the host's own? Routing knows, of any bridge. */
-static __always_inline int local_address(struct __sk_buff *skb, struct packet *pkt, __u32 bridge)
-{
-	return find_route(skb, pkt, bridge, FIB_SKIP_NEIGH) == BPF_FIB_LKUP_RET_NOT_FWDED;
-}
-
 /* service_find returns the published port that the packet is for: of its very
  * destination address, else of any address if that one is the host's.
  */
@@ -27,12 +21,14 @@ static __always_inline struct service *service_find(struct __sk_buff *skb, struc
 
 	if (svc)
 		return svc;
+	if (is_loopback(pkt->tuple.dst.w[3]))
+		return 0; /* the host's own, but not from outside */
 	key.addr.w[3] = 0;
 	svc = bpf_map_lookup_elem(&services, &key);
 	if (!svc)
 		return 0;
 	net = bpf_map_lookup_elem(&networks, &svc->network);
-	return net && local_address(skb, pkt, net->bridge) ? svc : 0;
+	return net && local_address(skb, pkt, &pkt->tuple.dst, net->bridge) ? svc : 0;
 }
 
 /* publish opens the conversation of a client outside with a published port. The client
@@ -52,9 +48,9 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 		return TO_STACK;
 	svc = service_find(skb, pkt);
 	net = svc ? bpf_map_lookup_elem(&networks, &svc->network) : 0;
-	if (!net)
+	if (!net || net->flags & NET_INTERNAL)
 		return TO_STACK;
- /* Removal deletes the service, then raises the generation. Seen in the opposite
+	/* Removal deletes the service, then raises the generation. Seen in the opposite
 	 * order, a flow opened meanwhile is void from the start.
 	 */
 	o.slot = svc->slot;
@@ -69,5 +65,5 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 	open_begin(s, pkt, &o);
 	way_in(&s->orig, svc->ifindex, svc->mac, net);
 	way_unknown(&s->reply);
-	return open_finish(pkt, hit, 1);
+	return open_finish(skb, pkt, hit, 1);
 }

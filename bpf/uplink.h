@@ -20,12 +20,13 @@
 /* A larger packet must be asked about; 1280 fits everywhere (RFC 8200). */
 #define MTU_EVERYWHERE 1280
 
-/* find_route asks the host's FIB as if the packet came in by the bridge, the only
- * device that forwards. The length is left out: with GSO it says nothing.
- * Returns BPF_FIB_LKUP_RET_*, or negative; found() is the answer until the next call.
+/* find_route asks the host's FIB about a packet with tuple t as if it came in by the
+ * bridge, the only device that forwards. The length is left out: with GSO it says
+ * nothing. Returns BPF_FIB_LKUP_RET_*, or negative; found() is the answer until the next
+ * call.
  */
-static __always_inline long find_route(struct __sk_buff *skb, struct packet *pkt, __u32 bridge,
-				       __u32 flags)
+static __always_inline long find_route(struct __sk_buff *skb, struct packet *pkt,
+				       const struct tuple *t, __u32 bridge, __u32 flags)
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -36,13 +37,13 @@ static __always_inline long find_route(struct __sk_buff *skb, struct packet *pkt
 	fib = &s->fib;
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = AF_INET;
-	fib->l4_protocol = pkt->tuple.proto;
+	fib->l4_protocol = t->proto;
 	fib->tos = pkt->tos;
 	fib->ifindex = bridge;
-	fib->ipv4_src = pkt->tuple.src.w[3];
-	fib->ipv4_dst = pkt->tuple.dst.w[3];
-	fib->sport = pkt->tuple.sport;
-	fib->dport = pkt->tuple.dport;
+	fib->ipv4_src = t->src.w[3];
+	fib->ipv4_dst = t->dst.w[3];
+	fib->sport = t->sport;
+	fib->dport = t->dport;
 	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags & fib_flags);
 }
 
@@ -86,7 +87,8 @@ static __always_inline __be32 source_address(struct __sk_buff *skb, struct packe
 
 	if (!up)
 		return 0;
-	if (fib_flags & FIB_SRC && routed(find_route(skb, pkt, bridge, FIB_SRC | FIB_SKIP_NEIGH)) &&
+	if (fib_flags & FIB_SRC &&
+	    routed(find_route(skb, pkt, &pkt->tuple, bridge, FIB_SRC | FIB_SKIP_NEIGH)) &&
 	    (fib = found()) && fib->ifindex == oif && fib->ipv4_src != pkt->tuple.src.w[3])
 		return fib->ipv4_src;
 	return up->addr4.w[3];
@@ -94,8 +96,12 @@ static __always_inline __be32 source_address(struct __sk_buff *skb, struct packe
 
 static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
 {
-	struct bpf_redir_neigh nh = { .nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst };
+	struct bpf_redir_neigh nh = { .nh_family = fib->family };
 
+	if (fib->family == AF_INET)
+		nh.ipv4_nh = fib->ipv4_dst;
+	else /* IPv4 by an IPv6 next hop (RFC 5549) */
+		__builtin_memcpy(nh.ipv6_nh, fib->ipv6_dst, sizeof(nh.ipv6_nh));
 	skb->tc_index = MARK_DONE;
 	if (bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0) != TC_ACT_REDIRECT)
 		return -DROP_REDIRECT;
@@ -113,7 +119,8 @@ static __always_inline void remember_way(struct packet *pkt, const struct bpf_fi
 	f->oif = fib->ifindex;
 	__builtin_memcpy(f->dmac, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(f->smac, fib->smac, ETH_ALEN);
-	f->way_checked = pkt->now;
+	barrier();
+	f->way_checked = pkt->now; /* last: it makes the others count */
 }
 
 /* send_fresh: the flow's way out was looked up less than a second ago. */
@@ -130,10 +137,50 @@ static __always_inline int send_fresh(struct __sk_buff *skb, struct packet *pkt,
 	return bpf_redirect(hit->oif, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
 }
 
+/* ask_about returns what the FIB says about an address as a destination. */
+static __always_inline long ask_about(struct __sk_buff *skb, struct packet *pkt,
+				      const struct addr *addr, __u32 bridge)
+{
+	struct tuple t = pkt->tuple;
+
+	t.dst = *addr;
+	return find_route(skb, pkt, &t, bridge, FIB_SKIP_NEIGH);
+}
+
+/* local_address: is it one of the host's own? */
+static __always_inline int local_address(struct __sk_buff *skb, struct packet *pkt,
+					 const struct addr *addr, __u32 bridge)
+{
+	return ask_about(skb, pkt, addr, bridge) == BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
+/* lost_address: does the FIB say that it is not the host's? It says
+ * nothing where forwarding was switched off on the bridge.
+ */
+static __always_inline int lost_address(struct __sk_buff *skb, struct packet *pkt,
+					const struct addr *addr, __u32 bridge)
+{
+	long result = ask_about(skb, pkt, addr, bridge);
+
+	return result != BPF_FIB_LKUP_RET_NOT_FWDED && result != BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+/* give_up ends a conversation whose address the host has lost. */
+static __always_inline int give_up(struct packet *pkt)
+{
+	struct tuple key = pkt->tuple;
+	struct flow *f = flow_get(&key);
+
+	if (f)
+		flow_delete_pair(f, &key);
+	return -DROP_ADDRESS_GONE;
+}
+
 /* send_out translates the packet as its flow says and sends it to the uplink from the
  * veth's hook. Once a second the way out is looked up again, and that packet goes
  * through the neighbour table, so that the kernel goes on checking that the neighbour
- * is there.
+ * is there. Answers of a published port are routed by the address they will have, so
+ * that they leave by the uplink of the question.
  */
 __noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 bridge)
 {
@@ -146,7 +193,10 @@ __noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *h
 		return -DROP_REDIRECT;
 	if (hit->oif && (__u32)pkt->now - hit->way_checked < hz)
 		return send_fresh(skb, pkt, hit);
-	result = find_route(skb, pkt, bridge, 0);
+	if (lost_address(skb, pkt, &hit->xlat.src, bridge))
+		return give_up(pkt);
+	result =
+		find_route(skb, pkt, hit->half == HALF_REPLY ? &hit->xlat : &pkt->tuple, bridge, 0);
 	fib = found();
 	if (!fib || !routed(result))
 		return TO_STACK; /* the kernel answers unreachable, or takes it itself */

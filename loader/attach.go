@@ -26,8 +26,12 @@ func (d *Datapath) ProgramFD(hook Hook) int {
 }
 
 // Attach attaches the hook's program to a device by a pinned tcx link; if it is
-// attached there already, nothing happens. The device's other programs stay before
-// it on ingress and after it on egress, that is nearer to the wire.
+// attached there already, nothing happens.
+//
+// It becomes the first on its hook, since a program that accepts a packet ends the
+// chain, and then no guard of ours would see it. Ours goes on to the others with what
+// it does not decide. Only on an uplink's ingress it is the last: what filters there
+// today goes on to filter what enters published ports.
 func (d *Datapath) Attach(hook Hook, ifindex int) error {
 	if d.Attached(hook, ifindex) {
 		return nil
@@ -43,7 +47,11 @@ func (d *Datapath) Attach(hook Hook, ifindex int) error {
 	if hook.Ingress() {
 		where = ebpf.AttachTCXIngress
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: where})
+	opts := link.TCXOptions{Interface: ifindex, Program: prog, Attach: where}
+	if hook != FromUplink {
+		opts.Anchor = link.Head()
+	}
+	l, err := link.AttachTCX(opts)
 	if err != nil {
 		return fmt.Errorf("attach %s to interface %d: %w", hook, ifindex, explain(err))
 	}

@@ -31,6 +31,7 @@ var reasons = [datapathDropReasonDROP_REASONS]string{
 	datapathDropReasonDROP_TTL:            "ttl",
 	datapathDropReasonDROP_REWRITE:        "rewrite",
 	datapathDropReasonDROP_REDIRECT:       "redirect",
+	datapathDropReasonDROP_ADDRESS_GONE:   "source-address-gone",
 }
 
 // Drops returns the drop counters that are not zero.

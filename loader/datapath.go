@@ -198,10 +198,14 @@ func updateLink(path string, prog *ebpf.Program) error {
 		return err
 	}
 	defer func() { _ = l.Close() }()
-	if prog == nil || errors.Is(l.Update(prog), unix.ENOLINK) {
+	if prog == nil {
 		return os.Remove(path)
 	}
-	return l.Update(prog)
+	err = l.Update(prog)
+	if errors.Is(err, unix.ENOLINK) {
+		return os.Remove(path)
+	}
+	return err
 }
 
 // configured returns the object with its constants and sizes set.

@@ -77,7 +77,8 @@ const (
 	datapathDropReasonDROP_TTL            datapathDropReason = 20
 	datapathDropReasonDROP_REWRITE        datapathDropReason = 21
 	datapathDropReasonDROP_REDIRECT       datapathDropReason = 22
-	datapathDropReasonDROP_REASONS        datapathDropReason = 23
+	datapathDropReasonDROP_ADDRESS_GONE   datapathDropReason = 23
+	datapathDropReasonDROP_REASONS        datapathDropReason = 24
 )
 
 type datapathEndpoint struct {

@@ -111,3 +111,23 @@ func (d *Datapath) VerifiedInstructions() (map[Hook]uint32, error) {
 	}
 	return all, nil
 }
+
+// DeleteHalf deletes single directions of embryonic conversations, those for which match
+// returns true, as the kernel does when their table is full. Only tests need it. The
+// Flow has the direction's own addresses and nothing else.
+func (d *Datapath) DeleteHalf(match func(Flow) bool) error {
+	halves, err := d.halves()
+	if err != nil {
+		return err
+	}
+	for key, h := range halves {
+		f := Flow{Protocol: protocolName(key.Proto), Src: addrPort(key.Src, key.Sport), Dst: addrPort(key.Dst, key.Dport)}
+		if h.confirmed || !match(f) {
+			continue
+		}
+		if err := d.remove("flows_new", key); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -24,29 +24,37 @@ func (d *Datapath) Publish(ps ...Publication) error {
 		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
 	}
 	// The bit first: a port that nobody serves yet goes to the host, as it did.
-	if err := d.changePorts(func(i int, w *datapathPortWord) { w.Published |= word(i, &tcp, &udp) }); err != nil {
+	before := make([]uint64, 2*len(tcp))
+	if err := d.changePorts(func(i int, w *datapathPortWord) {
+		before[i] = w.Published
+		w.Published |= word(i, &tcp, &udp)
+	}); err != nil {
 		return err
 	}
 	for i, p := range ps {
 		if err := d.publishOne(m, p); err != nil {
-			return errors.Join(err, d.Unpublish(ps[:i+1], &PortSet{}, &PortSet{}))
+			return errors.Join(err, d.withdraw(m, ps[:i+1]),
+				d.changePorts(func(i int, w *datapathPortWord) { w.Published = before[i] }))
 		}
 	}
 	return nil
 }
 
+// publishOne writes the entries, then ends the flows that the former ones opened: a
+// flow opened in between by a new entry ends too, and opens anew.
 func (d *Datapath) publishOne(m *ebpf.Map, p Publication) error {
 	keys, values := serviceEntries(p)
-	var old datapathService
-	if m.Lookup(keys[0], &old) == nil && old != values[0] {
-		if err := d.retire(old.Slot); err != nil {
-			return err
+	var stale []uint32
+	for _, i := range []int{0, p.Count - 1} {
+		var old datapathService
+		if m.Lookup(keys[i], &old) == nil && old != values[i] && !slices.Contains(stale, old.Slot) {
+			stale = append(stale, old.Slot)
 		}
 	}
 	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
 		return fmt.Errorf("write map services: %w", full(err))
 	}
-	return nil
+	return d.retire(stale...)
 }
 
 // serviceEntries spreads a range: the datapath looks ports up one by one.
@@ -81,7 +89,20 @@ func (d *Datapath) Unpublish(ps []Publication, stillTCP, stillUDP *PortSet) erro
 	if err != nil {
 		return err
 	}
+	if err := d.withdraw(m, ps); err != nil {
+		return err
+	}
 	var tcp, udp PortSet
+	for _, p := range ps {
+		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+	}
+	return d.changePorts(func(i int, w *datapathPortWord) {
+		w.Published &^= word(i, &tcp, &udp) &^ word(i, stillTCP, stillUDP)
+	})
+}
+
+// withdraw deletes the entries of publications, then ends their flows.
+func (d *Datapath) withdraw(m *ebpf.Map, ps []Publication) error {
 	for _, p := range ps {
 		keys, _ := serviceEntries(p)
 		if err := deleteAll(m, keys); err != nil {
@@ -90,11 +111,8 @@ func (d *Datapath) Unpublish(ps []Publication, stillTCP, stillUDP *PortSet) erro
 		if err := d.retire(p.Slot); err != nil {
 			return err
 		}
-		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
 	}
-	return d.changePorts(func(i int, w *datapathPortWord) {
-		w.Published &^= word(i, &tcp, &udp) &^ word(i, stillTCP, stillUDP)
-	})
+	return nil
 }
 
 // deleteAll deletes keys in batches; the kernel stops a batch at a missing key, and

@@ -113,3 +113,36 @@ func TestPrivilegedMalformed(t *testing.T) {
 		t.Errorf("drops %s", h.drops())
 	}
 }
+
+func TestPrivilegedNoICC(t *testing.T) {
+	h := newHost(t, true)
+	must(t, h.dp.PutNetwork(loader.Network{ID: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16")},
+		Gateways: []netip.Addr{gateway}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500, Masquerade: true}))
+	p := toB()
+	h.expectDrop(loader.FromContainer, h.a, p, "icc")
+	p.dmac = "ff:ff:ff:ff:ff:ff" // a neighbour's address in a frame for all
+	h.expectDrop(loader.FromContainer, h.a, p, "icc")
+	p.dst = netip.MustParseAddrPort("255.255.255.255:80")
+	h.expectDrop(loader.FromContainer, h.a, p, "icc")
+	p.dmac, p.dst = bMAC.String(), netip.AddrPortFrom(remote, 80)
+	h.expectDrop(loader.FromContainer, h.a, p, "icc")
+	p = fromA(tcp, syn, 5000, gateway, 53)
+	h.expect(loader.FromContainer, h.a, p, loader.Pass, &p)
+	h.expect(loader.FromContainer, h.a, fromA(tcp, syn, 5000, remote, 80), loader.Redirect, nil)
+}
+
+func TestPrivilegedInternal(t *testing.T) {
+	for _, fast := range []bool{true, false} {
+		h := newHost(t, fast)
+		h.publish(loader.TCP, netip.Addr{}, 8080, 80)
+		must(t, h.dp.PutNetwork(loader.Network{ID: 1, Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16")},
+			Gateways: []netip.Addr{gateway}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500, ICC: true, Masquerade: true,
+			Internal: true}))
+		h.expectDrop(loader.FromContainer, h.a, fromA(tcp, syn, 5000, remote, 80), "internal")
+		h.expectDrop(loader.ToUplink, h.uplink, fromA(tcp, syn, 5000, remote, 80), "internal")
+		in := fromOutside(tcp, syn, remote, 4000, hostAddr, 8080)
+		h.expect(loader.FromUplink, h.uplink, in, loader.Pass, &in)
+		p := fromA(tcp, syn, 5000, gateway, 53)
+		h.expect(loader.FromContainer, h.a, p, loader.Pass, &p)
+	}
+}

@@ -134,6 +134,15 @@ func (h *host) addr(name, cidr string) {
 	must(h.TB, netlink.AddrAdd(l, a))
 }
 
+func (h *host) delAddr(name, cidr string) {
+	h.Helper()
+	l, err := netlink.LinkByName(name)
+	must(h.TB, err)
+	a, err := netlink.ParseAddr(cidr)
+	must(h.TB, err)
+	must(h.TB, netlink.AddrDel(l, a))
+}
+
 // fill tells the datapath of two networks, three endpoints and the uplink.
 func (h *host) fill() {
 	h.Helper()

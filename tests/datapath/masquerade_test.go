@@ -2,9 +2,12 @@ package datapath
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/ebnet/ebnet/loader"
 )
@@ -265,4 +268,52 @@ func TestPrivilegedEndpointRemoval(t *testing.T) {
 	h.expect(loader.FromUplink, h.uplink, p, loader.Pass, &p)
 	h.expectDrop(loader.FromContainer, h.a, fromA(tcp, ack, 5000, remote, 80), "no-flow")
 	establish(h, 5000)
+}
+
+// A port that a socket of the host uses toward that peer, or listens on, is not taken.
+func TestPrivilegedSourcePortOfTheHost(t *testing.T) {
+	h := newHost(t, true)
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: hostAddr.AsSlice(), Port: 8000})
+	must(t, err)
+	defer func() { _ = listener.Close() }()
+	socket, err := net.DialUDP("udp4", &net.UDPAddr{IP: hostAddr.AsSlice(), Port: 4500},
+		&net.UDPAddr{IP: remote.AsSlice(), Port: 4500})
+	must(t, err)
+	defer func() { _ = socket.Close() }()
+	for _, p := range []packet{fromA(tcp, syn, 8000, remote, 80), fromA(udp, 0, 4500, remote, 4500)} {
+		got := h.expect(loader.FromContainer, h.a, p, loader.Redirect, nil)
+		if got.src.Port() == p.src.Port() {
+			t.Errorf("%v left as %v", p, got.src)
+		}
+	}
+	// Toward another peer the connected socket is in nobody's way.
+	got := h.expect(loader.FromContainer, h.a, fromA(udp, 0, 4500, router, 4500), loader.Redirect, nil)
+	if got.src.Port() != 4500 {
+		t.Errorf("left as %v", got.src)
+	}
+}
+
+// A conversation ends when the host loses the address that it was translated to.
+func TestPrivilegedAddressLost(t *testing.T) {
+	h := newHost(t, true)
+	p := fromA(udp, 0, 5000, remote, 53)
+	h.expect(loader.FromContainer, h.a, p, loader.Redirect, nil)
+	h.delAddr("up0", hostAddr.String()+"/24") // and with it the second one, which depends on it
+	h.addr("up0", hostAddr2.String()+"/24")
+	must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: h.uplink, Gw: router.AsSlice()}))
+	must(t, h.dp.SetClockOffset(2*time.Second))
+	h.expectDrop(loader.FromContainer, h.a, p, "source-address-gone")
+	if got := h.expect(loader.FromContainer, h.a, p, loader.Redirect, nil); got.src.Addr() != hostAddr2 {
+		t.Errorf("left as %v", got.src)
+	}
+}
+
+// An embryonic conversation that has lost one half starts anew.
+func TestPrivilegedHalfConversation(t *testing.T) {
+	h := newHost(t, true)
+	p := fromA(udp, 0, 5000, remote, 53)
+	h.expect(loader.FromContainer, h.a, p, loader.Redirect, nil)
+	must(t, h.dp.DeleteHalf(func(f loader.Flow) bool { return f.Src.Addr() == remote }))
+	h.expect(loader.FromContainer, h.a, p, loader.Redirect, nil)
+	h.reply(fromOutside(udp, 0, remote, 53, hostAddr, 5000))
 }

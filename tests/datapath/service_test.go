@@ -3,6 +3,7 @@ package datapath
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/ebnet/ebnet/loader"
 )
@@ -121,4 +122,37 @@ func TestPrivilegedPublishRange(t *testing.T) {
 	}
 	out := fromOutside(tcp, syn, remote, 4000, hostAddr, 1000)
 	h.expect(loader.FromUplink, h.uplink, out, loader.Pass, &out)
+}
+
+// From the wire nobody is a container, the host itself, or nobody at all.
+func TestPrivilegedImpossibleSources(t *testing.T) {
+	h := newHost(t, true)
+	h.publish(loader.TCP, netip.Addr{}, 8080, 80)
+	h.expectDrop(loader.FromUplink, h.uplink, fromOutside(tcp, syn, containerB, 4000, hostAddr, 8080), "spoofed-address")
+	for _, src := range []string{"127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"} {
+		p := fromOutside(tcp, syn, netip.MustParseAddr(src), 4000, hostAddr, 8080)
+		h.expect(loader.FromUplink, h.uplink, p, loader.Pass, &p)
+	}
+	p := fromOutside(tcp, syn, remote, 4000, netip.MustParseAddr("127.0.0.1"), 8080)
+	h.expect(loader.FromUplink, h.uplink, p, loader.Pass, &p)
+}
+
+// A client that goes on, and a container that goes on answering, do not open an
+// unpublished port again however long they do.
+func TestPrivilegedUnpublishedStreamStaysClosed(t *testing.T) {
+	h := newHost(t, true)
+	pub := h.publish(loader.UDP, netip.Addr{}, 5000, 5000)
+	request := fromOutside(udp, 0, remote, 4000, hostAddr, 5000)
+	answer := fromA(udp, 0, 5000, remote, 4000)
+	h.reply(request)
+	h.expect(loader.FromContainer, h.a, answer, loader.Redirect, nil)
+	must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+	for i := 1; i <= 20; i++ {
+		must(t, h.dp.SetClockOffset(time.Duration(i)*60*time.Second))
+		h.expectDrop(loader.FromContainer, h.a, answer, "unpublished")
+		h.expect(loader.FromUplink, h.uplink, request, loader.Pass, &request)
+	}
+	// After a long silence it may send there like anybody else.
+	must(t, h.dp.SetClockOffset(21*60*time.Second+181*time.Second))
+	h.expect(loader.FromContainer, h.a, answer, loader.Redirect, nil)
 }

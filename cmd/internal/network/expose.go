@@ -190,6 +190,16 @@ func (t *tx) stillPublished(closing []*portRecord) (tcp, udp *loader.PortSet) {
 // the specs taken by another of them is a conflict too.
 func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec) ([]*portRecord, error) {
 	ports := make([]*portRecord, 0, len(specs))
+	if len(specs) == 0 {
+		return ports, nil
+	}
+	n, err := t.network(e.Network)
+	if err != nil {
+		return nil, err
+	}
+	if n.Internal {
+		return nil, invalid(quoted("endpoint", e.Name), "its network %q is internal: nothing outside may reach it", n.Name)
+	}
 	a, err := h.newAllocator(t, specs)
 	if err != nil {
 		return nil, err

@@ -138,6 +138,10 @@ func (r *NetworkRequest) check() error {
 		return invalid(what, "a gateway, range or auxiliary address needs a subnet").hint("give --subnet too")
 	case r.Mode != "" && r.Mode != ModeNAT && r.Mode != ModeRouted:
 		return invalid(what, "unknown mode %q, want nat or routed", r.Mode)
+	case r.Mode == ModeRouted:
+		return unsupported(what, "--mode routed is not yet supported")
+	case !r.Masquerade:
+		return unsupported(what, "--no-masquerade is not yet supported")
 	case r.MTU != 0 && (r.MTU < 68 || r.MTU > 65535):
 		return invalid(what, "mtu %d is not between 68 and 65535", r.MTU)
 	}
