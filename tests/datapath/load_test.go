@@ -5,6 +5,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+
 	"github.com/ebnet/ebnet/loader"
 )
 
@@ -61,5 +65,46 @@ func TestPrivilegedLoadAgain(t *testing.T) {
 	}
 	if _, err := loader.Open(filepath.Join(t.TempDir(), "nothing")); !errors.Is(err, loader.ErrNotLoaded) {
 		t.Fatalf("nothing pinned: %v", err)
+	}
+}
+
+// Programs of others that accept packets must not keep guards of ours from seeing them,
+// whoever came first.
+func TestPrivilegedProgramOrder(t *testing.T) {
+	h := newHost(t, true)
+	if !h.dp.TCX() {
+		t.Skip("SKIP: this kernel has no tcx (Linux 6.6)")
+	}
+	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}}) // TC_ACT_OK
+	must(t, err)
+	defer func() { _ = other.Close() }()
+	id := func(p *ebpf.Program) ebpf.ProgramID {
+		info, err := p.Info()
+		must(t, err)
+		id, _ := info.ID()
+		return id
+	}
+	for _, c := range []struct {
+		hook  loader.Hook
+		where ebpf.AttachType
+		dev   int
+		first bool
+	}{
+		{loader.FromContainer, ebpf.AttachTCXIngress, h.a, true},
+		{loader.ToUplink, ebpf.AttachTCXEgress, h.uplink, true},
+		{loader.FromBridge, ebpf.AttachTCXIngress, h.bridge, true},
+		{loader.ToBridge, ebpf.AttachTCXEgress, h.bridge, true},
+		{loader.FromUplink, ebpf.AttachTCXIngress, h.uplink, false},
+	} {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: c.dev, Program: other, Attach: c.where})
+		must(t, err)
+		defer func() { _ = l.Close() }()
+		must(t, h.dp.Attach(c.hook, c.dev))
+		got, err := link.QueryPrograms(link.QueryOptions{Target: c.dev, Attach: c.where})
+		must(t, err)
+		if len(got.Programs) != 2 || (got.Programs[0].ID != id(other)) != c.first {
+			t.Errorf("%s: programs %v, the other one is %d", c.hook, got.Programs, id(other))
+		}
 	}
 }

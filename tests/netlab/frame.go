@@ -1,0 +1,81 @@
+package netlab
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Frame is an Ethernet frame with a UDP datagram, as somebody with a raw socket
+// would forge it.
+type Frame struct {
+	From, To net.HardwareAddr
+	VLAN     uint16 // 802.1Q id, 0: no tag
+	Src, Dst netip.AddrPort
+	Payload  string
+}
+
+// bytes encodes the frame. The UDP checksum is 0: none (RFC 768).
+func (f Frame) bytes() []byte {
+	b := append(append([]byte{}, f.To...), f.From...)
+	if f.VLAN != 0 {
+		b = binary.BigEndian.AppendUint16(b, unix.ETH_P_8021Q)
+		b = binary.BigEndian.AppendUint16(b, f.VLAN)
+	}
+	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)
+	ip := make([]byte, 28)
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(ip[2:], uint16(28+len(f.Payload)))
+	src, dst := f.Src.Addr().As4(), f.Dst.Addr().As4()
+	copy(ip[12:], src[:])
+	copy(ip[16:], dst[:])
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum>>16+sum))
+	binary.BigEndian.PutUint16(ip[20:], f.Src.Port())
+	binary.BigEndian.PutUint16(ip[22:], f.Dst.Port())
+	binary.BigEndian.PutUint16(ip[24:], uint16(8+len(f.Payload)))
+	return append(append(b, ip...), f.Payload...)
+}
+
+// Forge sends a frame by a device of the namespace.
+func (n *Node) Forge(tb testing.TB, device string, f Frame) {
+	tb.Helper()
+	err := n.Do(func() error {
+		link, err := net.InterfaceByName(device)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, f.bytes(), 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
+	})
+	if err != nil {
+		tb.Fatalf("send a frame by %s of %s: %v", device, n.Name, err)
+	}
+}
+
+// MAC returns the Ethernet address of a device of the namespace.
+func (n *Node) MAC(tb testing.TB, device string) (mac net.HardwareAddr) {
+	tb.Helper()
+	err := n.Do(func() error {
+		link, err := net.InterfaceByName(device)
+		if err == nil {
+			mac = link.HardwareAddr
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatalf("device %s of %s: %v", device, n.Name, err)
+	}
+	return mac
+}
