@@ -59,7 +59,10 @@ func Load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 	} else if !errors.Is(err, ErrNotLoaded) {
 		return nil, false, err
 	}
-	dp, err = replace(bpffs, about, kernel)
+	fresh := err != nil
+	if dp, err = replace(bpffs, about, kernel); err != nil && fresh {
+		err = errors.Join(err, Remove(bpffs))
+	}
 	return dp, true, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -185,11 +186,22 @@ func (l *Lab) close(tb testing.TB) {
 	if err := batch(del.String()); err != nil {
 		tb.Errorf("delete namespaces: %v", err)
 	}
-	if err := unix.Unmount(filepath.Join(l.dir, "bpf"), 0); err != nil {
+	if err := unmount(filepath.Join(l.dir, "bpf")); err != nil {
 		tb.Errorf("unmount the lab's bpf file system: %v", err)
 	}
 	if err := os.RemoveAll(l.dir); err != nil {
 		tb.Errorf("remove the lab's directory: %v", err)
 	}
 	l.checkLeftovers(tb)
+}
+
+// unmount tries for a while: a child of another test that was forked while a pin was
+// open here has it open too until it becomes another program.
+func unmount(dir string) error {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		if err != unix.EBUSY || time.Now().After(deadline) {
+			return err
+		}
+	}
 }

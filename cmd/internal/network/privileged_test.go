@@ -187,7 +187,7 @@ func TestPrivilegedUndo(t *testing.T) {
 		}
 	}
 	try("up", func() error { _, err := h.Up(UpRequest{Uplinks: []string{"nwup"}}); return err })
-	try("network create", func() error { _, err := h.CreateNetwork(NetworkRequest{Name: "web"}); return err })
+	try("network create", func() error { _, err := h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}); return err })
 	try("connect", func() error {
 		_, err := h.Connect(ConnectRequest{Network: "web", NetNS: boxes[0].Path(), Name: "c0", Ports: specs(t, "8080:80")})
 		return err

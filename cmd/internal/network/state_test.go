@@ -57,7 +57,7 @@ func TestFailedVerbLeavesNoState(t *testing.T) {
 func TestPermissions(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	h := openFake(t, dir, newFake())
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	for name, want := range map[string]os.FileMode{"": 0o700, stateFile: 0o600, "lock": 0o600} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil || info.Mode().Perm() != want {
@@ -75,7 +75,7 @@ func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	f := newFake()
 	h := openFake(t, dir, f)
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	for _, access := range []Access{ReadOnly, ReadWrite} {
 		_, err := open(Options{StateDir: dir}, access, f, 50*time.Millisecond)
 		if wantKind(t, err, ErrConflict); err == nil || !strings.Contains(err.Error(), filepath.Base(os.Args[0])) {
@@ -98,7 +98,7 @@ func TestLock(t *testing.T) {
 	go func() {
 		h, err := open(Options{StateDir: dir}, ReadWrite, f, 5*time.Second)
 		if err == nil {
-			_, err = h.CreateNetwork(NetworkRequest{Name: "new"})
+			_, err = h.CreateNetwork(NetworkRequest{Name: "new", Masquerade: true})
 			_ = h.Close()
 		}
 		waiting <- err
@@ -120,7 +120,7 @@ func TestLock(t *testing.T) {
 func TestSchema(t *testing.T) {
 	dir := t.TempDir()
 	h := openFake(t, dir, newFake())
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	must(t)(nil, h.state.update(func(t *tx) error { return t.Bucket(metaBucket).Put([]byte("schema"), []byte("2")) }))
 	must(t)(nil, h.Close())
 	_, err := open(Options{StateDir: dir}, ReadOnly, newFake(), time.Second)

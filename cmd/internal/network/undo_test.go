@@ -33,12 +33,12 @@ var verbs = []struct {
 		return err
 	}},
 	{"network create", prepareUp, func(t *testing.T, h *Host) error {
-		_, err := h.CreateNetwork(NetworkRequest{Name: "web", ICC: true})
+		_, err := h.CreateNetwork(NetworkRequest{Name: "web", ICC: true, Masquerade: true})
 		return err
 	}},
 	{"network rm", func(t *testing.T, h *Host, f *fake) {
 		prepareUp(t, h, f)
-		must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+		must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	}, func(t *testing.T, h *Host) error { return h.RemoveNetwork("web", false) }},
 	{"network rm --force", prepareTwo, func(t *testing.T, h *Host) error { return h.RemoveNetwork(DefaultNetwork, true) }},
 	{"connect", prepareTwo, func(t *testing.T, h *Host) error {

@@ -143,7 +143,7 @@ func TestDryRun(t *testing.T) {
 	empty := f.dump()
 	h := openFake(t, dir, f, dry)
 	must(t)(h.Up(UpRequest{}))
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	_ = h.Close()
 	want := []string{
 		`create network "default"`, "get subnet and gateway from IPAM",
@@ -237,13 +237,17 @@ func TestCreateNetworkRefuses(t *testing.T) {
 		{"bridge long", NetworkRequest{Name: "n", Bridge: "a-very-long-name"}, ErrInvalid},
 		{"bridge exists", NetworkRequest{Name: "n", Bridge: "docker0"}, ErrConflict},
 		{"bridge of a network", NetworkRequest{Name: "n", Bridge: "ebnet0"}, ErrConflict},
+		{"routed", NetworkRequest{Name: "n", Mode: ModeRouted}, ErrUnsupported},
 		{"snat", NetworkRequest{Name: "n", SNATAddrs: a("198.51.100.2")}, ErrUnsupported},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			tt.r.Masquerade = true
 			_, err := h.CreateNetwork(tt.r)
 			wantKind(t, err, tt.kind)
 		})
 	}
+	_, err := h.CreateNetwork(NetworkRequest{Name: "n"}) // without Masquerade
+	wantKind(t, err, ErrUnsupported)
 	if d := cmp.Diff(before, f.dump()) + cmp.Diff(state, dumpState(t, h)); d != "" {
 		t.Errorf("something changed:\n%s", d)
 	}
@@ -255,7 +259,7 @@ func TestCreateNetwork(t *testing.T) {
 	aux := map[string]netip.Addr{"printer": netip.MustParseAddr("10.1.0.1")}
 	n, err := h.CreateNetwork(NetworkRequest{
 		Name: "web", Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/30")}, Aux: aux,
-		Internal: true, Mode: ModeRouted, MTU: 1400, Labels: map[string]string{"a": "b"},
+		Internal: true, Masquerade: true, MTU: 1400, Labels: map[string]string{"a": "b"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -263,7 +267,7 @@ func TestCreateNetwork(t *testing.T) {
 	want := NetworkInfo{
 		Name: "web", Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/30")},
 		Gateways: []netip.Addr{netip.MustParseAddr("10.1.0.2")}, IPRanges: []netip.Prefix{},
-		Bridge: n.Bridge, MTU: 1400, Internal: true, Mode: ModeRouted, Labels: map[string]string{"a": "b"},
+		Bridge: n.Bridge, MTU: 1400, Internal: true, Masquerade: true, Mode: ModeNAT, Labels: map[string]string{"a": "b"},
 	}
 	if d := cmp.Diff(want, n, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 		t.Errorf("-want +have:\n%s", d)
@@ -272,7 +276,7 @@ func TestCreateNetwork(t *testing.T) {
 		t.Errorf("bridge %q", n.Bridge)
 	}
 	dn := f.dp.networks[2]
-	if !dn.Internal || !dn.Routed || dn.ICC || dn.BridgeMAC.String() != "06:eb:0a:01:00:02" || dn.Bridge != f.links[n.Bridge].Index {
+	if !dn.Internal || !dn.Masquerade || dn.Routed || dn.ICC || dn.BridgeMAC.String() != "06:eb:0a:01:00:02" || dn.Bridge != f.links[n.Bridge].Index {
 		t.Errorf("in the datapath: %+v", dn)
 	}
 	// The only address left is the gateway's.
@@ -288,7 +292,7 @@ func TestCreateNetwork(t *testing.T) {
 func TestNetworkBeforeUp(t *testing.T) {
 	f := newFake()
 	h := openFake(t, t.TempDir(), f)
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	_, err := h.Connect(ConnectRequest{Network: "web", NetNS: "w1"})
 	wantKind(t, err, ErrFailed)
 	if Hint(err) == "" || ExitCode(err) != 1 {
@@ -353,7 +357,7 @@ func TestEndpoints(t *testing.T) {
 	f := newFake()
 	h := openFake(t, t.TempDir(), f)
 	prepareTwo(t, h, f)
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web"}))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
 	e, err := h.Connect(ConnectRequest{Network: "web", NetNS: "/run/netns/w1", IfName: "eth1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
 	if err != nil || !strings.HasPrefix(e.Name, "ep-") || len(e.Name) != 11 || e.State != StateUp {
 		t.Fatalf("%+v, %v", e, err)
