@@ -7,6 +7,7 @@
 #include "drop.h"
 #include "endpoint.h"
 #include "flow.h"
+#include "icmp.h"
 #include "maps.h"
 #include "masquerade.h"
 #include "nat.h"
@@ -21,6 +22,17 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 static __always_inline int to_gateway(const struct packet *pkt)
 {
 	return pkt->dmac[0] == 0x06 && pkt->dmac[1] == 0xeb;
+}
+
+/* error_out: an ICMP error on its way out must be about a conversation of ours, or it would
+ * leave with an endpoint's address. The host's own may be about anything.
+ */
+static __always_inline int error_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				     __u32 way)
+{
+	int ret = translate_error(skb, pkt, hit, way);
+
+	return ret == TO_STACK && way == ERROR_OUT ? -DROP_NO_FLOW : ret;
 }
 
 /* forward_new decides about a packet of an endpoint that no flow knows. */
@@ -41,7 +53,7 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 		return -DROP_INTERNAL;
 	if (!fast_path || needs_kernel(skb, pkt, oif))
 		return TO_STACK;
-	ret = masquerade(skb, pkt, hit, oif);
+	ret = pkt->error ? error_out(skb, pkt, hit, ERROR_OUT) : masquerade(skb, pkt, hit, oif);
 	return ret ? ret : send_out(skb, pkt, hit, net->bridge);
 }
 
@@ -145,7 +157,7 @@ int from_bridge(struct __sk_buff *skb)
 	__u32 oif;
 	int ret;
 
-	if (fast_path || skb->protocol != bpf_htons(ETH_P_IP))
+	if (fast_path || skb->protocol != bpf_htons(ETH_P_IP) || skb->tc_index == MARK_DONE)
 		return TC_ACT_UNSPEC;
 	pkt = packet_from(skb);
 	if ((ret = parse_eth(skb, &pkt)) || (ret = parse_ipv4(skb, &pkt)))
@@ -176,11 +188,34 @@ static __always_inline int translate_out(struct __sk_buff *skb, struct packet *p
 	if (ret == FLOW_MISS) {
 		if (!network_of(&pkt->tuple.src))
 			return TO_STACK;
-		if ((ret = masquerade(skb, pkt, &hit, pkt->ifindex)))
+		ret = pkt->error ? error_out(skb, pkt, &hit, ERROR_OUT)
+				 : masquerade(skb, pkt, &hit, pkt->ifindex);
+		if (ret)
 			return ret;
 	}
 	ret = rewrite(skb, pkt, &hit, 0);
 	return ret ? ret : TO_STACK;
+}
+
+/* error_of_host: what the host itself sends goes untouched, but ICMP errors about packets
+ * that it forwards for us, since it knows only what they were translated to.
+ */
+static __always_inline int error_of_host(struct __sk_buff *skb)
+{
+	struct hit hit = {};
+	struct packet pkt;
+	__u8 proto = 0;
+	int ret;
+
+	if (bpf_skb_load_bytes(skb, L3_OFF + __builtin_offsetof(struct iphdr, protocol), &proto,
+			       1) ||
+	    proto != IPPROTO_ICMP)
+		return TC_ACT_UNSPEC;
+	pkt = packet_from(skb);
+	if (parse_eth(skb, &pkt) || parse_ipv4(skb, &pkt) || !pkt.error)
+		return TC_ACT_UNSPEC;
+	ret = translate_error(skb, &pkt, &hit, ERROR_OF_HOST);
+	return finish(&pkt, ret ? ret : rewrite(skb, &pkt, &hit, 0));
 }
 
 /* to_uplink: egress of an uplink. Nothing with an endpoint's address leaves it. */
@@ -194,8 +229,10 @@ int to_uplink(struct __sk_buff *skb)
 		skb->tc_index = 0;
 		return TC_ACT_UNSPEC;
 	}
-	if (!skb->ingress_ifindex || skb->protocol != bpf_htons(ETH_P_IP))
-		return TC_ACT_UNSPEC; /* of the host itself */
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_UNSPEC;
+	if (!skb->ingress_ifindex)
+		return error_of_host(skb);
 	pkt = packet_from(skb);
 	if ((ret = parse_eth(skb, &pkt)) || (ret = parse_ipv4(skb, &pkt)))
 		return finish(&pkt, ret);
@@ -211,6 +248,18 @@ static __always_inline int open_in(struct __sk_buff *skb, struct packet *pkt, st
 		return -DROP_SPOOFED_ADDR;
 	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP && is_source(pkt->tuple.src.w[3]))
 		ret = publish(skb, pkt, hit);
+	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
+		return -DROP_DIRECT;
+	return ret ? ret : deliver_in(skb, pkt, hit);
+}
+
+/* error_in: an ICMP error from outside is for the endpoint whose packet it quotes, or for
+ * the host.
+ */
+static __always_inline int error_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int ret = translate_error(skb, pkt, hit, ERROR_IN);
+
 	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
 		return -DROP_DIRECT;
 	return ret ? ret : deliver_in(skb, pkt, hit);
@@ -233,6 +282,8 @@ int from_uplink(struct __sk_buff *skb)
 	pkt = packet_from(skb);
 	if (parse_eth(skb, &pkt) || parse_ipv4(skb, &pkt))
 		return TC_ACT_UNSPEC; /* the host's stack judges what it receives */
+	if (pkt.error)
+		return finish(&pkt, error_in(skb, &pkt, &hit));
 	if (!pkt.ported ||
 	    (pkt.tuple.proto != IPPROTO_ICMP && !port_tracked(pkt.tuple.proto, pkt.tuple.dport)))
 		return finish(&pkt, network_of(&pkt.tuple.dst) ? -DROP_DIRECT : TO_STACK);

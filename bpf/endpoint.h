@@ -87,6 +87,37 @@ static __always_inline int deliver_slow(struct __sk_buff *skb, struct packet *pk
 	return bpf_redirect(net->bridge, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
 }
 
+/* too_big: does the packet, or a segment of it, exceed the endpoint's MTU? */
+static __always_inline int too_big(struct __sk_buff *skb, struct packet *pkt, __u32 ifindex)
+{
+	__u32 mtu = 0;
+
+	return pkt->len > MTU_EVERYWHERE &&
+	       bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) != 0;
+}
+
+/* to_kernel_in hands a packet for an endpoint to the kernel as if it had come in by the
+ * network's bridge, which forwards: it answers that the packet is too big or too old, or
+ * cuts it up. to_uplink() translates the answer.
+ */
+static __always_inline int to_kernel_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	struct endpoint *ep = endpoint_get(&hit->xlat.dst);
+	struct network *net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
+	int ret;
+
+	if (!net)
+		return -DROP_REDIRECT;
+	ret = rewrite(skb, pkt, hit, 0);
+	if (ret)
+		return ret;
+	if (bpf_skb_store_bytes(skb, 0, net->mac, ETH_ALEN, 0))
+		return -DROP_REWRITE;
+	skb->tc_index = MARK_DONE;
+	return bpf_redirect(net->bridge, BPF_F_INGRESS) == TC_ACT_REDIRECT ? REDIRECTED
+									   : -DROP_REDIRECT;
+}
+
 /* deliver_in translates a packet from outside as its flow says and hands it to the
  * endpoint, whose device and addresses the flow has had since it was opened.
  */
@@ -94,8 +125,8 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 {
 	int ret;
 
-	if (pkt->ttl <= 1)
-		return -DROP_TTL;
+	if (pkt->ttl <= 1 || too_big(skb, pkt, hit->oif))
+		return to_kernel_in(skb, pkt, hit);
 	ret = rewrite(skb, pkt, hit, 1);
 	if (ret)
 		return ret;

@@ -2,6 +2,7 @@
 /* Every map, with who writes and who reads it. "Go" is package loader. */
 #pragma once
 #include <linux/bpf.h>
+#include <linux/ip.h>
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 
@@ -115,6 +116,12 @@ struct {
 /* Room for what is too big for the stack of 512 bytes. Programs run with softirqs
  * off, so one CPU's entry has one user at a time.
  */
+struct quote {
+	struct iphdr ip; /* of the packet that an ICMP error quotes */
+	__u8 l4[8]; /* as much of its transport header as there always is */
+	__u32 l4_off;
+};
+
 struct scratch {
 	struct tuple orig_key;
 	struct tuple reply_key;
@@ -124,6 +131,7 @@ struct scratch {
 	struct flow reply;
 	__u64 reply_timer[2];
 	struct bpf_fib_lookup fib;
+	struct quote quote;
 };
 
 struct {

@@ -24,7 +24,11 @@ enum verdict {
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define ICMP_ECHOREPLY 0
+#define ICMP_DEST_UNREACH 3
+#define ICMP_SOURCE_QUENCH 4
 #define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
 #define PACKET_HOST 0
@@ -75,6 +79,7 @@ struct packet {
 	__u8 ttl;
 	__u8 fragment; /* not a whole datagram */
 	__u8 ported; /* sport and dport are those of the packet */
+	__u8 error; /* an ICMP error, which quotes another packet */
 	__u8 opens; /* may open a conversation */
 	__u8 seen; /* enum flow_seen bits that it shows */
 	__u8 ack; /* TCP ACK */
@@ -198,7 +203,9 @@ static __always_inline int parse_udp(struct packet *pkt, struct udphdr *udp, voi
 	return CONTINUE;
 }
 
-/* Only echo has an identifier to translate by (RFC 792); others stay unported. */
+/* Only echo has an identifier to translate by (RFC 792); errors are translated by what
+ * they quote, and others not at all.
+ */
 static __always_inline int parse_icmp(struct packet *pkt, struct icmp_echo *icmp, void *end)
 {
 	if ((void *)(icmp + 1) > end)
@@ -210,6 +217,10 @@ static __always_inline int parse_icmp(struct packet *pkt, struct icmp_echo *icmp
 	} else if (icmp->type == ICMP_ECHOREPLY) {
 		pkt->tuple.dport = icmp->id;
 		pkt->ported = 1;
+	} else {
+		pkt->error = icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED ||
+			     icmp->type == ICMP_PARAMETER_PROBLEM ||
+			     icmp->type == ICMP_SOURCE_QUENCH;
 	}
 	return CONTINUE;
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 )
 
 const (
@@ -194,3 +195,5 @@ func verify(f []byte) string {
 	}
 	return ""
 }
+
+func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
