@@ -97,7 +97,8 @@ struct device {
 	__u32 network;
 	__u32 slot;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 published; /* it has, or has had, published ports */
+	__u8 pad;
 };
 _Static_assert(sizeof(struct device) == 48, "device");
 

@@ -35,6 +35,39 @@ static __always_inline int error_out(struct __sk_buff *skb, struct packet *pkt, 
 	return ret == TO_STACK && way == ERROR_OUT ? -DROP_NO_FLOW : ret;
 }
 
+/* deliver_inside translates a packet of an endpoint to a published port, or the answer,
+ * and hands it on. Its flow ends with the published port, not with the client, whose
+ * address may have become another's.
+ */
+static __always_inline int deliver_inside(struct __sk_buff *skb, struct packet *pkt,
+					  struct hit *hit)
+{
+	struct endpoint *to = endpoint_get(&hit->xlat.dst);
+
+	if (!to || to->ifindex != hit->oif)
+		return -DROP_NO_FLOW;
+	return deliver_in(skb, pkt, hit);
+}
+
+/* to_host: an endpoint's packet to one of the host's addresses is for a published port or
+ * for the host itself.
+ */
+static __always_inline int to_host(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				   const struct network *net)
+{
+	int ret;
+
+	if (!pkt->ported || !to_gateway(pkt) || net->flags & NET_INTERNAL ||
+	    pkt->tuple.proto == IPPROTO_ICMP || !port_published(pkt->tuple.proto, pkt->tuple.dport))
+		return TO_STACK;
+	if (flow_find(pkt, pkt->ifindex, hit) == FLOW_HIT)
+		return hit->kind == FLOW_HAIRPIN ? deliver_inside(skb, pkt, hit) : TO_STACK;
+	if (!pkt->opens)
+		return TO_STACK; /* the host resets what it does not know */
+	ret = publish(skb, pkt, hit, 1);
+	return ret ? ret : deliver_inside(skb, pkt, hit);
+}
+
 /* forward_new decides about a packet of an endpoint that no flow knows. */
 static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 				       const struct network *net)
@@ -45,7 +78,7 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 
 	if (!routed(find_route(skb, pkt, &pkt->tuple, net->bridge, FIB_SKIP_NEIGH)) ||
 	    !(fib = found()))
-		return TO_STACK; /* to the host itself, or the kernel says unreachable */
+		return to_host(skb, pkt, hit, net); /* or the kernel says unreachable */
 	oif = fib->ifindex;
 	if (!bpf_map_lookup_elem(&uplinks, &oif))
 		return -DROP_NOT_UPLINK;
@@ -58,29 +91,42 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 }
 
 /* leave_network: an endpoint's unicast to anything but a neighbour. */
-static __always_inline int leave_network(struct __sk_buff *skb, struct packet *pkt,
-					 const struct device *dev, const struct network *net)
+static __always_inline int leave_network(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+					 const struct network *net, __u32 own)
 {
 	__u32 network = network_of(&pkt->tuple.dst);
-	struct hit hit = {};
 	int ret;
 
-	if (network == dev->network)
-		return TO_STACK; /* the gateway, or nobody: the bridge knows */
+	if (network == own)
+		return to_host(skb, pkt, hit, net); /* the gateway, or nobody: the bridge knows */
 	if (network && bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst))
 		return -DROP_OTHER_NETWORK;
 	if (!to_gateway(pkt))
 		return -DROP_NOT_UPLINK;
-	ret = fast_path && pkt->ported ? flow_find(pkt, pkt->ifindex, &hit) : FLOW_MISS;
+	ret = fast_path && pkt->ported ? flow_find(pkt, pkt->ifindex, hit) : FLOW_MISS;
+	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
+		return deliver_inside(skb, pkt, hit);
 	if (ret == FLOW_HIT)
-		return send_out(skb, pkt, &hit, net->bridge);
+		return send_out(skb, pkt, hit, net->bridge);
 	if (ret == FLOW_TOMBSTONE)
 		return -DROP_RETIRED;
-	return forward_new(skb, pkt, &hit, net);
+	return forward_new(skb, pkt, hit, net);
+}
+
+/* answer_inside: does an endpoint with published ports answer another endpoint that came by
+ * one of them? CONTINUE if not.
+ */
+static __always_inline int answer_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	if (!pkt->ported || !network_of(&pkt->tuple.dst))
+		return CONTINUE;
+	if (flow_find(pkt, pkt->ifindex, hit) != FLOW_HIT || hit->kind != FLOW_HAIRPIN)
+		return CONTINUE;
+	return deliver_inside(skb, pkt, hit);
 }
 
 /* from_endpoint: the checks and ways of everything an endpoint sends. */
-static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
 	__u32 ifindex = pkt->ifindex;
 	struct device *dev = bpf_map_lookup_elem(&devices, &ifindex);
@@ -96,6 +142,8 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return -DROP_FAMILY;
 	if ((ret = check_source(pkt, dev)))
 		return ret;
+	if (dev->published && (ret = answer_inside(skb, pkt, hit)))
+		return ret;
 	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
 	if (to && to->network == dev->network)
 		return deliver_neighbour(skb, pkt, to, net);
@@ -103,16 +151,15 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return -DROP_ICC; /* broadcast too: neighbours would get it */
 	if (to_many(pkt))
 		return TO_STACK;
-	return leave_network(skb, pkt, dev, net);
+	return leave_network(skb, pkt, hit, net, dev->network);
 }
 
 /* fast_out: an established packet to the outside takes one lookup. That the flow was
  * opened from this very device vouches for the source.
  */
-static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
 	struct timed_flow *tf;
-	struct hit hit = {};
 
 	if (!fast_path || !pkt->ported || !to_gateway(pkt))
 		return CONTINUE;
@@ -120,9 +167,9 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt)
 	if (!tf || tf->flow.iif != pkt->ifindex || !tf->flow.oif ||
 	    (__u32)pkt->now - tf->flow.way_checked >= hz)
 		return CONTINUE;
-	if (flow_touch(pkt, &tf->flow, &hit) != FLOW_HIT)
+	if (tf->flow.kind == FLOW_HAIRPIN || flow_touch(pkt, &tf->flow, hit) != FLOW_HIT)
 		return CONTINUE;
-	return send_out(skb, pkt, &hit, 0);
+	return send_out(skb, pkt, hit, 0);
 }
 
 /* from_container: ingress of a veth's host side. */
@@ -130,6 +177,7 @@ SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
 	struct packet pkt = packet_from(skb);
+	struct hit hit = {};
 	int ret;
 
 	skb->tc_index = 0;
@@ -139,9 +187,9 @@ int from_container(struct __sk_buff *skb)
 		return finish(&pkt, -DROP_FAMILY);
 	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, &pkt)))
 		return finish(&pkt, ret);
-	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, &pkt)))
+	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, &pkt, &hit)))
 		return finish(&pkt, ret);
-	return finish(&pkt, from_endpoint(skb, &pkt));
+	return finish(&pkt, from_endpoint(skb, &pkt, &hit));
 }
 
 /* from_bridge: ingress of a network's bridge, for what the bridge hands up to the host.
@@ -247,7 +295,7 @@ static __always_inline int open_in(struct __sk_buff *skb, struct packet *pkt, st
 	if (network_of(&pkt->tuple.src))
 		return -DROP_SPOOFED_ADDR;
 	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP && is_source(pkt->tuple.src.w[3]))
-		ret = publish(skb, pkt, hit);
+		ret = publish(skb, pkt, hit, 0);
 	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
 		return -DROP_DIRECT;
 	return ret ? ret : deliver_in(skb, pkt, hit);

@@ -35,8 +35,9 @@ struct hit {
 	__u32 way_checked;
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u8 half; /* enum flow_half */
-	__u8 pad[3];
+	enum flow_half half;
+	enum flow_kind kind;
+	__u8 pad[2];
 };
 
 enum lookup {
@@ -288,6 +289,7 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	__builtin_memcpy(hit->dmac, f->dmac, ETH_ALEN);
 	__builtin_memcpy(hit->smac, f->smac, ETH_ALEN);
 	hit->half = f->half;
+	hit->kind = f->kind;
 	barrier();
 	return f->tag == tuple_tag(&pkt->tuple);
 }

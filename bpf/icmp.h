@@ -144,6 +144,7 @@ __noinline int translate_error(struct __sk_buff *skb, struct packet *pkt, struct
 	hit->oif = way == ERROR_IN ? s->orig.oif : 0;
 	hit->way_checked = 0;
 	hit->half = HALF_REPLY; /* routed by the address that it will have */
+	hit->kind = s->orig.kind;
 	__builtin_memcpy(hit->dmac, s->orig.dmac, ETH_ALEN);
 	__builtin_memcpy(hit->smac, s->orig.smac, ETH_ALEN);
 	return CONTINUE;

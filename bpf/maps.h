@@ -122,6 +122,15 @@ struct quote {
 	__u32 l4_off;
 };
 
+/* What is common to both directions' entries. */
+struct opening {
+	__u32 slot;
+	__u32 gen;
+	__u32 orig_iif;
+	__u32 reply_iif;
+	__u8 kind;
+};
+
 struct scratch {
 	struct tuple orig_key;
 	struct tuple reply_key;
@@ -132,6 +141,7 @@ struct scratch {
 	__u64 reply_timer[2];
 	struct bpf_fib_lookup fib;
 	struct quote quote;
+	struct opening opening;
 };
 
 struct {

@@ -28,7 +28,6 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct opening o = { .kind = FLOW_SNAT };
 	struct endpoint *ep;
 	struct network *net;
 	__be32 source;
@@ -43,21 +42,22 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	ret = may_open(pkt, net);
 	if (ret)
 		return ret;
+	s->opening = (struct opening){ .kind = FLOW_SNAT };
 	/* Removal deletes the endpoint, then raises the generation. Looked at in the opposite
 	 * order here, a flow opened meanwhile is void from the start.
 	 */
-	o.slot = ep->slot;
-	o.gen = generation(ep->slot);
+	s->opening.slot = ep->slot;
+	s->opening.gen = generation(ep->slot);
 	ep = endpoint_get(&pkt->tuple.src);
-	if (!ep || ep->slot != o.slot)
+	if (!ep || ep->slot != s->opening.slot)
 		return -DROP_SPOOFED_ADDR;
-	o.orig_iif = ep->ifindex;
+	s->opening.orig_iif = ep->ifindex;
 	source = source_address(skb, pkt, net->bridge, oif);
 	if (!source)
 		return -DROP_NO_SOURCE;
 	s->orig.xlat = pkt->tuple;
 	addr_from_v4(&s->orig.xlat.src, source);
-	open_begin(s, pkt, &o);
+	open_begin(s, pkt, &s->opening);
 	way_unknown(&s->orig);
 	way_in(&s->reply, ep->ifindex, ep->mac, net);
 	return open_finish(skb, pkt, hit, 0);

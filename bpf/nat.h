@@ -44,6 +44,15 @@ static __always_inline int port_tracked(__u8 proto, __be16 dport)
 	return word && (word->tracked | word->published) >> (port & 63) & 1;
 }
 
+/* port_published: is the port published on some address? */
+static __always_inline int port_published(__u8 proto, __be16 dport)
+{
+	__u32 port = bpf_ntohs(dport);
+	struct port_word *word = port_word(proto, port);
+
+	return word && word->published >> (port & 63) & 1;
+}
+
 /* port_free_to_use: may a translation take this source port? An echo identifier is
  * shared with nobody's port, so any will do.
  */
@@ -59,22 +68,30 @@ static __always_inline int port_free_to_use(__u8 proto, __u32 port)
 
 /* claim_over frees a key whose conversation is over; 0 if it lives. The entry is read
  * again right before, since another CPU may have done the same and be using it.
- * A closed TCP conversation keeps its port until it times out, unless reopen says that
- * the same two parties want it back.
+ * A closed TCP conversation keeps its port until it times out.
  */
-static __always_inline int claim_over(struct tuple *key, __u64 now, __u32 reopen)
+static __always_inline int claim_over(struct tuple *key, __u64 now)
 {
-	struct flow *f;
+	struct flow *f = flow_get(key);
 
-	if (!key)
-		return 0;
-	f = flow_get(key);
 	if (!f)
 		return 1;
-	if (!flow_stale(f, now) && !(reopen && flow_closed(f, key->proto)))
+	if (!flow_stale(f, now))
 		return 0;
 	flow_delete_pair(f, key);
 	return 1;
+}
+
+/* claim_again frees the key of the conversation that is being opened: of one that is
+ * over, of a closed one, since the same two parties want it back, and of one that
+ * another endpoint had which had the address before.
+ */
+static __always_inline void claim_again(struct scratch *s, __u64 now)
+{
+	struct flow *f = flow_get(&s->orig_key);
+
+	if (f && (f->iif != s->orig.iif || flow_closed(f, s->orig_key.proto) || flow_stale(f, now)))
+		flow_delete_pair(f, &s->orig_key);
 }
 
 /* reserve inserts the reply direction. flows is looked at after the insertion into
@@ -165,7 +182,7 @@ static __always_inline int try_port(struct scratch *s, struct search *search, __
 	if (!search->any && !port_free_to_use(s->reply_key.proto, port))
 		return TAKEN;
 	set_reply_port(s, port);
-	if (!claim_over(&s->reply_key, search->now, 0))
+	if (!claim_over(&s->reply_key, search->now))
 		return TAKEN;
 	if (!search->any && host_socket(search->skb, s))
 		return TAKEN;
@@ -211,15 +228,6 @@ __noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 any)
 		return CONTINUE;
 	return search.result == FULL ? -DROP_TABLE_FULL : -DROP_NO_PORT;
 }
-
-/* What is common to both directions' entries. */
-struct opening {
-	__u32 slot;
-	__u32 gen;
-	__u32 orig_iif;
-	__u32 reply_iif;
-	__u8 kind;
-};
 
 static __always_inline void fill(struct flow *f, const struct tuple *key, const struct opening *o,
 				 __u64 now, __u8 half)
@@ -267,6 +275,14 @@ static __always_inline void way_in(struct flow *f, __u32 ifindex, const __u8 *ma
 	__builtin_memcpy(f->smac, net->mac, ETH_ALEN);
 }
 
+/* way_back makes the way that a packet of an endpoint came the way out of the answers. */
+static __always_inline void way_back(struct flow *f, const struct packet *pkt)
+{
+	f->oif = pkt->ifindex;
+	__builtin_memcpy(f->dmac, pkt->smac, ETH_ALEN);
+	__builtin_memcpy(f->smac, pkt->dmac, ETH_ALEN);
+}
+
 /* way_unknown leaves the way out to be looked up by the first packet that needs it. */
 static __always_inline void way_unknown(struct flow *f)
 {
@@ -288,7 +304,7 @@ __noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit
 
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
-	claim_over(&s->orig_key, pkt->now, 1);
+	claim_again(s, pkt->now);
 	ret = find_port(skb, pkt, any_port);
 	if (ret)
 		return ret;

@@ -31,39 +31,68 @@ static __always_inline struct service *service_find(struct __sk_buff *skb, struc
 	return net && local_address(skb, pkt, &pkt->tuple.dst, net->bridge) ? svc : 0;
 }
 
-/* publish opens the conversation of a client outside with a published port. The client
- * keeps its address, and its port unless another of its conversations already reaches
- * the endpoint's port with it by way of another host address or port.
+/* reserve_service reads the published port that the packet is for and the generation
+ * that a flow to it will carry. Removal deletes the service, then raises the
+ * generation: looked at in the opposite order here, a flow opened meanwhile is void from
+ * the start. Null if no port is published there.
+ */
+static __always_inline struct service *reserve_service(struct __sk_buff *skb, struct packet *pkt,
+						       struct opening *o)
+{
+	struct service *svc = service_find(skb, pkt);
+
+	if (!svc)
+		return 0;
+	o->slot = svc->slot;
+	o->gen = generation(svc->slot);
+	svc = service_find(skb, pkt);
+	if (!svc || svc->slot != o->slot)
+		return 0;
+	o->reply_iif = svc->ifindex;
+	return svc;
+}
+
+/* toward makes the endpoint's address and port the destination of the translation. */
+static __always_inline void toward(struct scratch *s, struct packet *pkt, const struct service *svc)
+{
+	s->orig.xlat = pkt->tuple;
+	s->orig.xlat.dst = svc->addr;
+	s->orig.xlat.dport = svc->port;
+}
+
+/* publish opens the conversation of a client with a published port. The client keeps its
+ * address, and its port unless another of its conversations already reaches the
+ * endpoint's port with it by way of another host address or port.
+ *
+ * inside: the client is an endpoint, whose way back is the way it came. Where it reaches
+ * itself it gets the gateway's address, since it would not take a packet from its own.
+ *
  * Returns CONTINUE and fills hit, TO_STACK if no port is published there, or a drop.
  */
-__noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+__noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 inside)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, itself;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct opening o = { .kind = FLOW_DNAT };
 	struct service *svc;
 	struct network *net;
 
 	if (!pkt || !hit || !s)
 		return TO_STACK;
-	svc = service_find(skb, pkt);
+	s->opening = (struct opening){ .kind = inside ? FLOW_HAIRPIN : FLOW_DNAT };
+	svc = reserve_service(skb, pkt, &s->opening);
 	net = svc ? bpf_map_lookup_elem(&networks, &svc->network) : 0;
 	if (!net || net->flags & NET_INTERNAL)
 		return TO_STACK;
-	/* Removal deletes the service, then raises the generation. Seen in the opposite
-	 * order, a flow opened meanwhile is void from the start.
-	 */
-	o.slot = svc->slot;
-	o.gen = generation(svc->slot);
-	svc = service_find(skb, pkt);
-	if (!svc || svc->slot != o.slot)
-		return TO_STACK;
-	o.reply_iif = svc->ifindex;
-	s->orig.xlat = pkt->tuple;
-	s->orig.xlat.dst = svc->addr;
-	s->orig.xlat.dport = svc->port;
-	open_begin(s, pkt, &o);
+	itself = inside && svc->ifindex == pkt->ifindex;
+	s->opening.orig_iif = inside ? pkt->ifindex : 0;
+	toward(s, pkt, svc);
+	if (itself)
+		s->orig.xlat.src = net->gateway4;
+	open_begin(s, pkt, &s->opening);
 	way_in(&s->orig, svc->ifindex, svc->mac, net);
-	way_unknown(&s->reply);
-	return open_finish(skb, pkt, hit, 1);
+	if (inside)
+		way_back(&s->reply, pkt);
+	else
+		way_unknown(&s->reply);
+	return open_finish(skb, pkt, hit, !itself);
 }

@@ -141,10 +141,14 @@ static __always_inline int send_fresh(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline long ask_about(struct __sk_buff *skb, struct packet *pkt,
 				      const struct addr *addr, __u32 bridge)
 {
-	struct tuple t = pkt->tuple;
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
-	t.dst = *addr;
-	return find_route(skb, pkt, &t, bridge, FIB_SKIP_NEIGH);
+	if (!s)
+		return -1;
+	s->other_key = pkt->tuple;
+	s->other_key.dst = *addr;
+	return find_route(skb, pkt, &s->other_key, bridge, FIB_SKIP_NEIGH);
 }
 
 /* local_address: is it one of the host's own? */

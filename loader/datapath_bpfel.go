@@ -30,13 +30,14 @@ type datapathAddr struct {
 }
 
 type datapathDevice struct {
-	_       structs.HostLayout
-	Addr4   datapathAddr
-	Addr6   datapathAddr
-	Network uint32
-	Slot    uint32
-	Mac     [6]uint8
-	Pad     [2]uint8
+	_         structs.HostLayout
+	Addr4     datapathAddr
+	Addr6     datapathAddr
+	Network   uint32
+	Slot      uint32
+	Mac       [6]uint8
+	Published uint8
+	Pad       uint8
 }
 
 type datapathDropCount struct {

@@ -34,13 +34,33 @@ func (d *Datapath) PutEndpoint(e Endpoint) error {
 			return err
 		}
 	}
-	return d.put("devices", uint32(e.Ifindex), datapathDevice{
-		Addr4:   toAddr(v4),
-		Addr6:   toAddr(v6),
-		Network: e.Network,
-		Slot:    e.Slot,
-		Mac:     toMAC(e.MAC),
+	return d.changeDevice(e.Ifindex, func(dev *datapathDevice) {
+		*dev = datapathDevice{
+			Addr4:     toAddr(v4),
+			Addr6:     toAddr(v6),
+			Network:   e.Network,
+			Slot:      e.Slot,
+			Mac:       toMAC(e.MAC),
+			Published: dev.Published,
+		}
 	})
+}
+
+// changeDevice applies change to what is known of a device, all zero if nothing is.
+func (d *Datapath) changeDevice(ifindex int, change func(*datapathDevice)) error {
+	m, err := d.pinned("devices")
+	if err != nil {
+		return err
+	}
+	var dev, before datapathDevice
+	if err := m.Lookup(uint32(ifindex), &dev); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read map devices: %w", permission(err))
+	}
+	before = dev
+	if change(&dev); dev == before {
+		return nil
+	}
+	return d.put("devices", uint32(ifindex), dev)
 }
 
 func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEndpoint) error {

@@ -51,6 +51,14 @@ func (d *Datapath) publishOne(m *ebpf.Map, p Publication) error {
 			stale = append(stale, old.Slot)
 		}
 	}
+	// The mark first: it makes the endpoint's answers to other endpoints looked up.
+	if err := d.changeDevice(p.Ifindex, func(dev *datapathDevice) {
+		if dev.Slot != 0 {
+			dev.Published = 1
+		}
+	}); err != nil {
+		return err
+	}
 	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
 		return fmt.Errorf("write map services: %w", full(err))
 	}

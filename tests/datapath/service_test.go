@@ -156,3 +156,43 @@ func TestPrivilegedUnpublishedStreamStaysClosed(t *testing.T) {
 	must(t, h.dp.SetClockOffset(21*60*time.Second+181*time.Second))
 	h.expect(loader.FromContainer, h.a, answer, loader.Redirect, nil)
 }
+
+// An endpoint reaches a published port by the host's address: the same in both modes,
+// since both ends pass from_container.
+func TestPrivilegedHairpin(t *testing.T) {
+	for _, fast := range []bool{true, false} {
+		h := newHost(t, fast)
+		h.publish(loader.TCP, netip.Addr{}, 8080, 80)
+		for _, addr := range []netip.Addr{hostAddr, hostAddr2, gateway} {
+			ask := packet{smac: bMAC.String(), dmac: bridgeMAC.String(), proto: tcp, flags: syn, ttl: 64,
+				src: netip.AddrPortFrom(containerB, 5000), dst: netip.AddrPortFrom(addr, 8080), payload: "x"}
+			got := h.expect(loader.FromContainer, h.b, ask, loader.Redirect, nil)
+			if got.src.Addr() != containerB || got.dst != netip.AddrPortFrom(containerA, 80) || got.dmac != aMAC.String() {
+				t.Fatalf("%v became %v", ask, got)
+			}
+			answer := fromA(tcp, syn|ack, 80, containerB, got.src.Port())
+			answer.dmac = bMAC.String() // a neighbour
+			back := h.expect(loader.FromContainer, h.a, answer, loader.Redirect, nil)
+			if back.src != ask.dst || back.dst != ask.src || back.dmac != bMAC.String() || back.smac != bridgeMAC.String() {
+				t.Fatalf("answer became %v", back)
+			}
+			ask.flags = ack
+			h.expect(loader.FromContainer, h.b, ask, loader.Redirect, nil)
+		}
+		itself := fromA(tcp, syn, 5000, hostAddr, 8080)
+		got := h.expect(loader.FromContainer, h.a, itself, loader.Redirect, nil)
+		if got.src.Addr() != gateway || got.dst != netip.AddrPortFrom(containerA, 80) || got.dmac != aMAC.String() {
+			t.Fatalf("%v became %v", itself, got)
+		}
+		back := h.expect(loader.FromContainer, h.a, fromA(tcp, syn|ack, 80, gateway, got.src.Port()), loader.Redirect, nil)
+		if back.src != itself.dst || back.dst != itself.src {
+			t.Fatalf("answer became %v", back)
+		}
+		// Not published, not open, not by another transport: the host's.
+		for _, p := range []packet{
+			fromA(tcp, syn, 5000, hostAddr, 8081), fromA(udp, 0, 5000, hostAddr, 8080), fromA(tcp, ack, 5001, hostAddr, 8080),
+		} {
+			h.expect(loader.FromContainer, h.a, p, loader.Pass, &p)
+		}
+	}
+}
