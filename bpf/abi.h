@@ -51,6 +51,7 @@ enum flow_seen {
 	SEEN_SYN = 2,
 	SEEN_FIN = 4,
 	SEEN_RST = 8,
+	SEEN_ACK = 16, /* a TCP ACK that is no SYN */
 };
 
 /* One direction of one conversation. Its key is the tuple before translation, so

@@ -249,13 +249,16 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 	return 0;
 }
 
-/* confirmed: has either side seen enough of the other (TCP: the originator's ACK of a
- * SYN-ACK; UDP: a stream both ways; ICMP never)?
+/* flow_confirmed: have both sides seen enough of each other (TCP: the originator's ACK of
+ * a SYN-ACK; UDP: a stream both ways; ICMP never)? Asked for each packet until the move
+ * succeeds: the kernel's allocator hands out some hundred elements a tick and CPU.
  */
 static __always_inline int flow_confirmed(struct packet *pkt, struct flow *f)
 {
+	__u32 by_originator = f->half == HALF_ORIG ? f->seen : f->peer_seen;
+
 	if (pkt->tuple.proto == IPPROTO_TCP)
-		return f->half == HALF_ORIG && pkt->ack && f->seen & f->peer_seen & SEEN_SYN;
+		return by_originator & SEEN_ACK && f->seen & f->peer_seen & SEEN_SYN;
 	return pkt->tuple.proto == IPPROTO_UDP && f->peer_seen &&
 	       pkt->now - f->created > (__u64)UDP_STREAM_AFTER * hz;
 }

@@ -188,7 +188,8 @@ static __always_inline int parse_tcp(struct packet *pkt, struct tcphdr *tcp, voi
 	pkt->ack = !!(flags & TCP_ACK);
 	pkt->opens = (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 	pkt->seen |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_FIN ? SEEN_FIN : 0) |
-		     (flags & TCP_RST ? SEEN_RST : 0);
+		     (flags & TCP_RST ? SEEN_RST : 0) |
+		     (pkt->ack && !(flags & TCP_SYN) ? SEEN_ACK : 0);
 	return CONTINUE;
 }
 

@@ -137,6 +137,7 @@ const (
 	datapathFlowSeenSEEN_SYN    datapathFlowSeen = 2
 	datapathFlowSeenSEEN_FIN    datapathFlowSeen = 4
 	datapathFlowSeenSEEN_RST    datapathFlowSeen = 8
+	datapathFlowSeenSEEN_ACK    datapathFlowSeen = 16
 )
 
 type datapathNetwork struct {

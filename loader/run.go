@@ -131,3 +131,20 @@ func (d *Datapath) DeleteHalf(match func(Flow) bool) error {
 	}
 	return nil
 }
+
+// CheckPairs checks that both directions of every conversation are there and translate to
+// each other. It is meant for tests, while no packets pass.
+func (d *Datapath) CheckPairs() error {
+	halves, err := d.halves()
+	if err != nil {
+		return err
+	}
+	for key, h := range halves {
+		peer, ok := halves[reverse(h.flow.Xlat)]
+		if !ok || reverse(peer.flow.Xlat) != key || peer.flow.Half == h.flow.Half || peer.confirmed != h.confirmed {
+			return fmt.Errorf("%v>%v: the other direction is missing or not its inverse",
+				addrPort(key.Src, key.Sport), addrPort(key.Dst, key.Dport))
+		}
+	}
+	return nil
+}

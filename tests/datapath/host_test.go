@@ -47,6 +47,7 @@ func mac(s string) net.HardwareAddr {
 type host struct {
 	testing.TB
 	dp         *loader.Datapath
+	ns         netns.NsHandle
 	bridge     int
 	uplink     int
 	a, b, othr int // host-side veths
@@ -62,7 +63,7 @@ func newHost(t testing.TB, fast bool) *host {
 	ns, err := netns.New()
 	must(t, err)
 	t.Cleanup(func() { _ = ns.Close() })
-	h := &host{TB: t}
+	h := &host{TB: t, ns: ns}
 	h.links()
 	dir := filepath.Join(t.TempDir(), "bpf")
 	dp, changed, err := loader.Load(dir, loader.Config{FastPath: fast, MaxFlows: 4096, Secret: 7})
