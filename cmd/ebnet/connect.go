@@ -35,7 +35,7 @@ func publishFlag() cli.Flag {
 }
 
 func fromFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: "from", Usage: "only sources in `CIDR` may use the ports; may be repeated"}
+	return &cli.StringSliceFlag{Name: "from", Usage: "only sources in `CIDR` may use the ports; may be repeated (not supported yet)"}
 }
 
 func (p *program) connect(c *cli.Context) error {

@@ -15,7 +15,7 @@ func (p *program) exposeCommand() *cli.Command {
 			"range onto one port takes the first free one; without a host port a free one is found.\n"+
 			"All or nothing. Prints ENDPOINT HOSTIP:HOSTPORT -> IP:PORT/PROTO, a line for each SPEC.",
 			"ebnet expose web 8080:80",
-			"ebnet expose web 127.0.0.1:5353:53/udp 9000-9010:9000-9010 --from 10.0.0.0/8"),
+			"ebnet expose web 198.51.100.2:5353:53/udp 9000-9010:9000-9010"),
 		Flags:  []cli.Flag{fromFlag()},
 		Action: p.expose,
 	}
