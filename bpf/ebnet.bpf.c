@@ -24,15 +24,14 @@ static __always_inline int to_gateway(const struct packet *pkt)
 	return pkt->dmac[0] == 0x06 && pkt->dmac[1] == 0xeb;
 }
 
-/* error_out: an ICMP error on its way out must be about a conversation of ours, or it would
- * leave with an endpoint's address. The host's own may be about anything.
+/* error_out: an ICMP error of an endpoint must be about a conversation of ours, or it would
+ * leave with the endpoint's address.
  */
-static __always_inline int error_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
-				     __u32 way)
+static __always_inline int error_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	int ret = translate_error(skb, pkt, hit, way);
+	int ret = translate_error(skb, pkt, hit, ERROR_OUT);
 
-	return ret == TO_STACK && way == ERROR_OUT ? -DROP_NO_FLOW : ret;
+	return ret == TO_STACK ? -DROP_NO_FLOW : ret;
 }
 
 /* deliver_inside translates a packet of an endpoint to a published port, or the answer,
@@ -86,7 +85,7 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 		return -DROP_INTERNAL;
 	if (!fast_path || needs_kernel(skb, pkt, oif))
 		return TO_STACK;
-	ret = pkt->error ? error_out(skb, pkt, hit, ERROR_OUT) : masquerade(skb, pkt, hit, oif);
+	ret = pkt->error ? error_out(skb, pkt, hit) : masquerade(skb, pkt, hit, oif);
 	return ret ? ret : send_out(skb, pkt, hit, net->bridge);
 }
 
@@ -236,7 +235,7 @@ static __always_inline int translate_out(struct __sk_buff *skb, struct packet *p
 	if (ret == FLOW_MISS) {
 		if (!network_of(&pkt->tuple.src))
 			return TO_STACK;
-		ret = pkt->error ? error_out(skb, pkt, &hit, ERROR_OUT)
+		ret = pkt->error ? error_out(skb, pkt, &hit)
 				 : masquerade(skb, pkt, &hit, pkt->ifindex);
 		if (ret)
 			return ret;

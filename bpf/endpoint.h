@@ -8,8 +8,6 @@
 #include "rewrite.h"
 #include "uplink.h"
 
-#define ARPHRD_ETHER 1
-
 struct arp_ipv4 {
 	__be16 hrd;
 	__be16 pro;
@@ -53,6 +51,16 @@ static __always_inline int to_many(const struct packet *pkt)
 	return pkt->dmac[0] & 1 || (bpf_ntohl(pkt->tuple.dst.w[3]) >> 28) >= 14;
 }
 
+/* send_peer puts a packet into the namespace behind a veth, as received there; whose it
+ * is was the bridge port's to judge.
+ */
+static __always_inline int send_peer(struct __sk_buff *skb, __u32 ifindex)
+{
+	if (bpf_skb_change_type(skb, PACKET_HOST))
+		return -DROP_REWRITE;
+	return redirected(bpf_redirect_peer(ifindex, 0));
+}
+
 /* deliver_neighbour hands a packet to another endpoint of the same network; nothing in
  * it changes but, where the sender used the gateway's Ethernet address, that.
  * Without the fast path it goes through the bridge as if the host sent it: a frame
@@ -65,26 +73,9 @@ static __always_inline int deliver_neighbour(struct __sk_buff *skb, struct packe
 		return -DROP_ICC;
 	if (!mac_equal(pkt->dmac, to->mac) && bpf_skb_store_bytes(skb, 0, to->mac, ETH_ALEN, 0))
 		return -DROP_REWRITE;
-	if (!fast_path) {
-		skb->tc_index = MARK_DONE;
-		return bpf_redirect(net->bridge, 0) == TC_ACT_REDIRECT ? REDIRECTED
-								       : -DROP_REDIRECT;
-	}
-	if (bpf_skb_change_type(skb, PACKET_HOST)) /* it was the bridge port's to judge */
-		return -DROP_REWRITE;
-	return bpf_redirect_peer(to->ifindex, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
-}
-
-/* deliver_slow sends a translated packet through the bridge. */
-static __always_inline int deliver_slow(struct __sk_buff *skb, struct packet *pkt)
-{
-	struct endpoint *ep = endpoint_get(&pkt->tuple.dst);
-	struct network *net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
-
-	if (!net)
-		return -DROP_REDIRECT;
-	skb->tc_index = MARK_DONE;
-	return bpf_redirect(net->bridge, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+	if (!fast_path)
+		return send_done(skb, net->bridge, 0);
+	return send_peer(skb, to->ifindex);
 }
 
 /* too_big: does the packet, or a segment of it, exceed the endpoint's MTU? */
@@ -102,8 +93,7 @@ static __always_inline int too_big(struct __sk_buff *skb, struct packet *pkt, __
  */
 static __always_inline int to_kernel_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	struct endpoint *ep = endpoint_get(&hit->xlat.dst);
-	struct network *net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
+	struct network *net = network_toward(&hit->xlat.dst);
 	int ret;
 
 	if (!net)
@@ -113,9 +103,7 @@ static __always_inline int to_kernel_in(struct __sk_buff *skb, struct packet *pk
 		return ret;
 	if (bpf_skb_store_bytes(skb, 0, net->mac, ETH_ALEN, 0))
 		return -DROP_REWRITE;
-	skb->tc_index = MARK_DONE;
-	return bpf_redirect(net->bridge, BPF_F_INGRESS) == TC_ACT_REDIRECT ? REDIRECTED
-									   : -DROP_REDIRECT;
+	return send_done(skb, net->bridge, BPF_F_INGRESS);
 }
 
 /* deliver_in translates a packet from outside as its flow says and hands it to the
@@ -123,6 +111,7 @@ static __always_inline int to_kernel_in(struct __sk_buff *skb, struct packet *pk
  */
 static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
+	struct network *net;
 	int ret;
 
 	if (pkt->ttl <= 1 || too_big(skb, pkt, hit->oif))
@@ -130,11 +119,10 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 	ret = rewrite(skb, pkt, hit, 1);
 	if (ret)
 		return ret;
-	if (!fast_path)
-		return deliver_slow(skb, pkt);
-	if (bpf_skb_change_type(skb, PACKET_HOST))
-		return -DROP_REWRITE;
-	return bpf_redirect_peer(hit->oif, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+	if (fast_path)
+		return send_peer(skb, hit->oif);
+	net = network_toward(&pkt->tuple.dst);
+	return net ? send_done(skb, net->bridge, 0) : -DROP_REDIRECT;
 }
 
 /* network_of returns the id of the network that an address belongs to, 0 if none. */

@@ -108,6 +108,13 @@ static __always_inline struct flow *flow_get(const struct tuple *key)
 	return tf ? &tf->flow : 0;
 }
 
+/* flow_peer finds the entry of the other direction, in either table. */
+static __always_inline struct flow *flow_peer(const struct flow *f, struct tuple *peer_key)
+{
+	tuple_reverse(peer_key, &f->xlat);
+	return flow_get(peer_key);
+}
+
 /* flow_remaining returns for how many more jiffies the conversation of f lives, by
  * the later of both directions' time stamps; 0 or less: it is over. Only called
  * where f's own stamp does not settle it, since it costs a second lookup.
@@ -121,8 +128,7 @@ static __noinline __s64 flow_remaining(struct flow *f, __u64 now)
 	if (!f)
 		return 0;
 	last = f->last_seen;
-	tuple_reverse(&peer_key, &f->xlat);
-	peer = flow_get(&peer_key);
+	peer = flow_peer(f, &peer_key);
 	if (peer && (__s64)(peer->last_seen - last) > 0)
 		last = peer->last_seen;
 	return (__s64)(last + timeout_of(f->xlat.proto, f->seen, f->peer_seen) - now);
@@ -275,8 +281,7 @@ static __always_inline void flow_note(struct packet *pkt, struct flow *f)
 	if (!news)
 		return;
 	__sync_fetch_and_or((__u32 *)&f->seen, news);
-	tuple_reverse(&peer_key, &f->xlat);
-	peer = flow_get(&peer_key);
+	peer = flow_peer(f, &peer_key);
 	if (peer)
 		__sync_fetch_and_or((__u32 *)&peer->peer_seen, news);
 }
@@ -297,12 +302,22 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	return f->tag == tuple_tag(&pkt->tuple);
 }
 
-/* endpoint_get finds a container by its address; see flow_get() for the copy. */
+/* endpoint_get finds a container by its address, which is copied because of what
+ * flow_get() says about keys.
+ */
 static __always_inline struct endpoint *endpoint_get(const struct addr *at)
 {
 	struct addr key = *at;
 
 	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
+/* network_toward finds the network of the endpoint with an address. */
+static __always_inline struct network *network_toward(const struct addr *at)
+{
+	struct endpoint *ep = endpoint_get(at);
+
+	return ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
 }
 
 /* flow_void decides about an entry whose owner is gone. A datagram that a container
@@ -355,10 +370,8 @@ static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct
 static __always_inline int flow_whole(struct flow *f)
 {
 	struct tuple peer_key;
-	struct flow *peer;
+	struct flow *peer = flow_peer(f, &peer_key);
 
-	tuple_reverse(&peer_key, &f->xlat);
-	peer = flow_get(&peer_key);
 	return peer && peer->tag == tuple_tag(&peer_key);
 }
 

@@ -79,7 +79,8 @@ struct {
 	__type(value, __u32);
 } subnets SEC(".maps");
 
-/* Published ports. Written by Go, read by from_uplink for first packets. */
+/* Published ports. Written by Go, read by from_uplink and from_container for
+ * first packets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256 * 1024);

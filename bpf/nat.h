@@ -66,9 +66,7 @@ static __always_inline int port_free_to_use(__u8 proto, __u32 port)
 	return word && (word->source & ~word->published) >> (port & 63) & 1;
 }
 
-/* claim_over frees a key whose conversation is over; 0 if it lives. The entry is read
- * again right before, since another CPU may have done the same and be using it.
- * A closed TCP conversation keeps its port until it times out.
+/* claim_over frees a key whose conversation is over; 0 if it lives. A closed TCP conversation keeps its port until it times out.
  */
 static __always_inline int claim_over(struct tuple *key, __u64 now)
 {
@@ -94,26 +92,20 @@ static __always_inline void claim_again(struct scratch *s, __u64 now)
 		flow_delete_pair(f, &s->orig_key);
 }
 
-/* reserve inserts the reply direction. flows is looked at after the insertion into
+#define EEXIST 17
+
+/* reserve inserts the reply direction, whose key claim_over() has found free. flows is looked at after the insertion into
  * flows_new, because a conversation on its way there is in both for a moment.
  */
-static __always_inline int reserve(struct scratch *s, __u64 now)
+static __always_inline int reserve(struct scratch *s)
 {
 	/* An int: before Linux 6.4 only the low half of what a map's update returns is set. */
 	int err = bpf_map_update_elem(&flows_new, &s->reply_key, &s->reply, BPF_NOEXIST);
-	struct timed_flow *tf;
 
 	if (err)
-		return err == -17 ? TAKEN : FULL;
-	tf = bpf_map_lookup_elem(&flows, &s->reply_key);
-	if (!tf)
+		return err == -EEXIST ? TAKEN : FULL;
+	if (!bpf_map_lookup_elem(&flows, &s->reply_key))
 		return RESERVED;
-	if (flow_stale(&tf->flow, now)) {
-		tuple_reverse(&s->other_key, &tf->flow.xlat);
-		bpf_map_delete_elem(&flows, &s->other_key);
-		bpf_map_delete_elem(&flows, &s->reply_key);
-		return RESERVED;
-	}
 	bpf_map_delete_elem(&flows_new, &s->reply_key);
 	return TAKEN;
 }
@@ -186,7 +178,7 @@ static __always_inline int try_port(struct scratch *s, struct search *search, __
 		return TAKEN;
 	if (!search->any && host_socket(search->skb, s))
 		return TAKEN;
-	return reserve(s, search->now);
+	return reserve(s);
 }
 
 static long search_step(__u32 i, struct search *search)

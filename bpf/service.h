@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* Published ports: first packets from outside. */
+/* Published ports: first packets of clients, outside and inside. */
 #pragma once
 #include "endpoint.h"
 #include "flow.h"

@@ -17,6 +17,19 @@
  */
 #define MARK_DONE 0xeb7e
 
+/* redirected is the verdict of what a redirect helper says. */
+static __always_inline int redirected(long code)
+{
+	return code == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+}
+
+/* send_done sends a packet that is translated and allowed to a device. */
+static __always_inline int send_done(struct __sk_buff *skb, __u32 ifindex, __u64 flags)
+{
+	skb->tc_index = MARK_DONE;
+	return redirected(bpf_redirect(ifindex, flags));
+}
+
 /* A larger packet must be asked about; 1280 fits everywhere (RFC 8200). */
 #define MTU_EVERYWHERE 1280
 
@@ -103,9 +116,7 @@ static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fi
 	else /* IPv4 by an IPv6 next hop (RFC 5549) */
 		__builtin_memcpy(nh.ipv6_nh, fib->ipv6_dst, sizeof(nh.ipv6_nh));
 	skb->tc_index = MARK_DONE;
-	if (bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0) != TC_ACT_REDIRECT)
-		return -DROP_REDIRECT;
-	return REDIRECTED;
+	return redirected(bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0));
 }
 
 /* remember_way keeps the neighbour's and the device's address with the flow. */
@@ -133,8 +144,7 @@ static __always_inline int send_fresh(struct __sk_buff *skb, struct packet *pkt,
 	ret = rewrite(skb, pkt, hit, 1);
 	if (ret)
 		return ret;
-	skb->tc_index = MARK_DONE;
-	return bpf_redirect(hit->oif, 0) == TC_ACT_REDIRECT ? REDIRECTED : -DROP_REDIRECT;
+	return send_done(skb, hit->oif, 0);
 }
 
 /* ask_about returns what the FIB says about an address as a destination. */

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // toAddr puts an address into the datapath's form, see struct addr in bpf/abi.h.
@@ -47,9 +48,9 @@ func toMAC(m net.HardwareAddr) (out [6]uint8) {
 	return out
 }
 
-// byFamily picks the address of each family.
+// byFamily picks the first address of each family.
 func byFamily(addrs []netip.Addr) (v4, v6 netip.Addr) {
-	for _, a := range addrs {
+	for _, a := range slices.Backward(addrs) {
 		if a.Is4() || a.Is4In6() {
 			v4 = a.Unmap()
 		} else {

@@ -117,22 +117,17 @@ func (d *Datapath) Endpoints() ([]Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	var (
-		all   []Endpoint
-		key   datapathAddr
-		value datapathEndpoint
-	)
-	it := m.Iterate()
-	for it.Next(&key, &value) {
+	var all []Endpoint
+	if err := each(m, func(addr *datapathAddr, e *datapathEndpoint) bool {
 		all = append(all, Endpoint{
-			Slot:    value.Slot,
-			Network: value.Network,
-			Ifindex: int(value.Ifindex),
-			Addrs:   []netip.Addr{fromAddr(key)},
-			MAC:     slices.Clone(value.Mac[:]), // value is reused
+			Slot:    e.Slot,
+			Network: e.Network,
+			Ifindex: int(e.Ifindex),
+			Addrs:   []netip.Addr{fromAddr(*addr)},
+			MAC:     slices.Clone(e.Mac[:]), // the entry is reused
 		})
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return true
+	}); err != nil {
 		return nil, fmt.Errorf("list endpoints: %w", err)
 	}
 	return all, nil

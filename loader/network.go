@@ -77,18 +77,16 @@ func (d *Datapath) Networks() ([]uint32, error) {
 	if err != nil {
 		return nil, err
 	}
-	var (
-		ids   []uint32
-		id    uint32
-		value datapathNetwork
-	)
-	it := m.Iterate()
-	for it.Next(&id, &value) {
-		if value.Bridge != 0 {
-			ids = append(ids, id)
+	var ids []uint32
+	if err := each(m, func(id *uint32, n *datapathNetwork) bool {
+		if n.Bridge != 0 {
+			ids = append(ids, *id)
 		}
+		return true
+	}); err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
 	}
-	return ids, it.Err()
+	return ids, nil
 }
 
 // put writes one entry.

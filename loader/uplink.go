@@ -4,20 +4,8 @@ import "fmt"
 
 // PutUplink adds an uplink or replaces what is known of it.
 func (d *Datapath) PutUplink(u Uplink) error {
-	v4, v6 := byFamilyFirst(u)
-	return d.put("uplinks", uint32(u.Ifindex), datapathUplink{Addr4: v4, Addr6: v6, Mtu: uint32(u.MTU)})
-}
-
-// byFamilyFirst picks the first address of each family.
-func byFamilyFirst(u Uplink) (v4, v6 datapathAddr) {
-	for i := len(u.Addrs) - 1; i >= 0; i-- {
-		if u.Addrs[i].Is4() {
-			v4 = toAddr(u.Addrs[i])
-		} else {
-			v6 = toAddr(u.Addrs[i])
-		}
-	}
-	return v4, v6
+	v4, v6 := byFamily(u.Addrs)
+	return d.put("uplinks", uint32(u.Ifindex), datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)})
 }
 
 // DeleteUplink removes an uplink. One that is not there is no error.
@@ -29,16 +17,11 @@ func (d *Datapath) Uplinks() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var (
-		all   []int
-		key   uint32
-		value datapathUplink
-	)
-	it := m.Iterate()
-	for it.Next(&key, &value) {
-		all = append(all, int(key))
-	}
-	if err := it.Err(); err != nil {
+	var all []int
+	if err := each(m, func(ifindex *uint32, _ *datapathUplink) bool {
+		all = append(all, int(*ifindex))
+		return true
+	}); err != nil {
 		return nil, fmt.Errorf("list uplinks: %w", err)
 	}
 	return all, nil

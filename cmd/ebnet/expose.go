@@ -22,14 +22,7 @@ func (p *program) exposeCommand() *cli.Command {
 }
 
 func (p *program) expose(c *cli.Context) error {
-	args, err := arguments(c, 2, -1)
-	if err != nil {
-		return err
-	}
-	if err := network.CheckName("endpoint", args[0]); err != nil {
-		return err
-	}
-	specs, err := portSpecs(args[1:])
+	name, specs, err := endpointSpecs(c, 1)
 	if err != nil {
 		return err
 	}
@@ -38,9 +31,22 @@ func (p *program) expose(c *cli.Context) error {
 		return err
 	}
 	return p.change(c, func(h *network.Host) (view, error) {
-		ports, err := h.Expose(args[0], specs, from)
+		ports, err := h.Expose(name, specs, from)
 		return portsView(ports), err
 	})
+}
+
+// endpointSpecs reads the arguments ENDPOINT SPEC..., with least specs at least.
+func endpointSpecs(c *cli.Context, least int) (name string, specs []network.PortSpec, err error) {
+	args, err := arguments(c, 1+least, -1)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := network.CheckName("endpoint", args[0]); err != nil {
+		return "", nil, err
+	}
+	specs, err = portSpecs(args[1:])
+	return args[0], specs, err
 }
 
 // portsView shows ports as expose prints them.

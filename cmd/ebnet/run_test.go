@@ -100,14 +100,3 @@ func TestRunUnknownCommand(t *testing.T) {
 		}
 	}
 }
-
-func TestMissing(t *testing.T) {
-	port := func(proto string, n uint16) network.PortInfo {
-		return network.PortInfo{Protocol: proto, HostIP: "0.0.0.0", HostPort: n}
-	}
-	before := []network.PortInfo{port("tcp", 80), port("udp", 80), port("tcp", 81)}
-	got := missing(before, []network.PortInfo{port("tcp", 80)})
-	if len(got) != 2 || got[0].Protocol != "udp" || got[1].HostPort != 81 {
-		t.Errorf("got %v", got)
-	}
-}

@@ -273,7 +273,7 @@ func (a *configRun) ports(r ConnectRequest, prune bool) error {
 				continue
 			}
 			a.changed = true
-			if err := a.h.Unexpose(r.Name, []PortSpec{p.spec()}); err != nil {
+			if _, err := a.h.Unexpose(r.Name, []PortSpec{p.spec()}); err != nil {
 				return err
 			}
 		}
@@ -284,7 +284,7 @@ func (a *configRun) ports(r ConnectRequest, prune bool) error {
 	if _, err := a.h.Expose(r.Name, missing, r.From); err != nil {
 		return err
 	}
-	a.did(func() error { return a.h.Unexpose(r.Name, missing) })
+	a.did(func() error { _, err := a.h.Unexpose(r.Name, missing); return err })
 	return nil
 }
 

@@ -215,7 +215,7 @@ func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns
 	}
 	return append(steps, h.commit("done", func(t *tx) error {
 		e.Status = applied
-		return errors.Join(t.putEndpoint(e), t.settlePorts(ports))
+		return errors.Join(t.putEndpoint(e), t.markPorts(ports, applied))
 	}))
 }
 
@@ -344,7 +344,8 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			if !there {
 				return nil
 			}
-			return h.reattach(dp, loader.FromContainer, e.Ifindex)
+			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
+			return err
 		},
 	}, {
 		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),

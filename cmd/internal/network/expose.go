@@ -73,24 +73,26 @@ func (h *Host) reachable(e *endpointRecord) (datapath, error) {
 func (h *Host) exposeSteps(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) []step {
 	return []step{
 		{undo: func() error {
-			return h.state.change(true, func(t *tx) error {
-				for _, p := range ports {
-					if err := t.deletePort(p); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			return h.state.change(true, func(t *tx) error { return t.deletePorts(ports) })
 		}},
 		h.publishStep(dp, n, e, ports),
-		h.commit("done", func(t *tx) error { return t.settlePorts(ports) }),
+		h.commit("done", func(t *tx) error { return t.markPorts(ports, applied) }),
 	}
 }
 
-func (t *tx) settlePorts(ports []*portRecord) error {
+func (t *tx) markPorts(ports []*portRecord, s status) error {
 	for _, p := range ports {
-		p.Status = applied
+		p.Status = s
 		if err := t.putPort(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) deletePorts(ports []*portRecord) error {
+	for _, p := range ports {
+		if err := t.deletePort(p); err != nil {
 			return err
 		}
 	}
@@ -230,14 +232,16 @@ func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec) ([]*portRec
 
 // Unexpose closes published ports, all or none; no specs: all of the endpoint.
 // A spec means what Expose published for it: the same host address, host ports,
-// ports and protocol; where Expose chose the host port, the spec without it.
+// ports and protocol; where Expose chose the host port, the spec without it. The
+// ports that were closed are returned, in the order of Ports.
 //
 // Returns ErrNotFound for an unknown endpoint or a spec that is not published.
-func (h *Host) Unexpose(endpoint string, specs []PortSpec) error {
+func (h *Host) Unexpose(endpoint string, specs []PortSpec) ([]PortInfo, error) {
 	dp, err := h.loaded()
 	if err != nil {
-		return explain(err)
+		return nil, explain(err)
 	}
+	var closed []PortInfo
 	steps, err := h.intent(func(t *tx) ([]step, error) {
 		e, err := t.endpoint(endpoint)
 		if err != nil {
@@ -259,33 +263,27 @@ func (h *Host) Unexpose(endpoint string, specs []PortSpec) error {
 		if len(ports) == 0 {
 			return nil, errUnchanged
 		}
+		closed = portInfos(ports, e)
 		return h.unexposeSteps(t, dp, n, e, ports)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return h.apply(steps)
+	if err := h.apply(steps); err != nil {
+		return nil, err
+	}
+	return closed, nil
 }
 
-// matchPorts returns the ports that the specs mean.
+// matchPorts returns the ports that the specs mean, in their own order.
 func matchPorts(e *endpointRecord, ports []*portRecord, specs []PortSpec) ([]*portRecord, error) {
-	var matched []*portRecord
 	for _, spec := range specs {
-		found := false
-		for _, p := range ports {
-			if p.matches(spec) {
-				found = true
-				if !slices.Contains(matched, p) {
-					matched = append(matched, p)
-				}
-			}
-		}
-		if !found {
+		if !slices.ContainsFunc(ports, func(p *portRecord) bool { return p.matches(spec) }) {
 			return nil, notFound(quoted("port", spec.String()), "endpoint %q does not publish it", e.Name).
 				hint("`ebnet ports %s` lists what it publishes", e.Name)
 		}
 	}
-	return matched, nil
+	return slices.DeleteFunc(ports, func(p *portRecord) bool { return !slices.ContainsFunc(specs, p.matches) }), nil
 }
 
 func (p *portRecord) matches(s PortSpec) bool {
@@ -305,32 +303,16 @@ func (p *portRecord) matches(s PortSpec) bool {
 
 // unexposeSteps mark the ports as being removed and return the steps.
 func (h *Host) unexposeSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) ([]step, error) {
-	mark := func(t *tx, s status) error {
-		for _, p := range ports {
-			p.Status = s
-			if err := t.putPort(p); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if err := mark(t, removing); err != nil {
+	if err := t.markPorts(ports, removing); err != nil {
 		return nil, err
 	}
 	steps := []step{{undo: func() error {
-		return h.state.change(true, func(t *tx) error { return mark(t, applied) })
+		return h.state.change(true, func(t *tx) error { return t.markPorts(ports, applied) })
 	}}}
 	if dp != nil {
 		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
 	}
-	return append(steps, h.commit("done", func(t *tx) error {
-		for _, p := range ports {
-			if err := t.deletePort(p); err != nil {
-				return err
-			}
-		}
-		return nil
-	})), nil
+	return append(steps, h.commit("done", func(t *tx) error { return t.deletePorts(ports) })), nil
 }
 
 // Ports lists published ports; endpoint "" means all endpoints. Returns

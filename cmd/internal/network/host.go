@@ -3,7 +3,6 @@ package network
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -193,18 +192,6 @@ func (h *Host) detach(dp datapath, hook loader.Hook, ifindex int) error {
 		return dp.Detach(hook, ifindex)
 	}
 	return h.k.DetachFilter(ifindex, hook.Ingress())
-}
-
-// reattach undoes detach. The kernel lets go of a link a moment after its pin is
-// gone, and until then the program cannot be attached again.
-func (h *Host) reattach(dp datapath, hook loader.Hook, ifindex int) error {
-	for attempt := 1; ; attempt++ {
-		_, err := h.attach(dp, hook, ifindex)
-		if attempt == 100 || !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // attachStep is a silent step that attaches the hook to the device that

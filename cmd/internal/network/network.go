@@ -497,7 +497,8 @@ func (h *Host) unbridgeSteps(dp datapath, n *networkRecord) []step {
 				if !there {
 					return nil
 				}
-				return h.reattach(dp, hook, bridge.Index)
+				_, err := h.attach(dp, hook, bridge.Index)
+				return err
 			},
 		}
 	}

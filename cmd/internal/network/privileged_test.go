@@ -194,7 +194,7 @@ func TestPrivilegedUndo(t *testing.T) {
 	})
 	try("expose", func() error { _, err := h.Expose("c0", specs(t, "1-1000:1-1000"), nil); return err })
 	try("up again", func() error { _, err := h.Up(UpRequest{FastPath: new(bool)}); return err })
-	try("unexpose", func() error { return h.Unexpose("c0", specs(t, "1-1000:1-1000")) })
+	try("unexpose", func() error { _, err := h.Unexpose("c0", specs(t, "1-1000:1-1000")); return err })
 	try("disconnect", func() error { return h.Disconnect("c0") })
 	try("network rm", func() error { return h.RemoveNetwork("web", true) })
 	must(t)(nil, h.Down(true))

@@ -39,11 +39,12 @@ func (u *bringUp) tidyEndpoints() error {
 	if err != nil {
 		return err
 	}
+	recorded := make(map[uint32]*endpointRecord, len(u.endpoints)) // by slot
+	for _, e := range u.endpoints {
+		recorded[e.Slot] = e
+	}
 	for _, d := range have {
-		recorded := slices.ContainsFunc(u.endpoints, func(e *endpointRecord) bool {
-			return e.Slot == d.Slot && slices.Contains(d.Addrs, e.IP)
-		})
-		if recorded {
+		if e := recorded[d.Slot]; e != nil && slices.Contains(d.Addrs, e.IP) {
 			continue
 		}
 		u.changed()

@@ -54,8 +54,8 @@ var verbs = []struct {
 		_, err := h.Expose("w1", specs(t, "1000-1100:1000-1100", "53:53/udp", "80"), nil)
 		return err
 	}},
-	{"unexpose", prepareTwo, func(t *testing.T, h *Host) error { return h.Unexpose("w1", specs(t, "8080:80")) }},
-	{"unexpose all", prepareTwo, func(t *testing.T, h *Host) error { return h.Unexpose("w1", nil) }},
+	{"unexpose", prepareTwo, func(t *testing.T, h *Host) error { _, err := h.Unexpose("w1", specs(t, "8080:80")); return err }},
+	{"unexpose all", prepareTwo, func(t *testing.T, h *Host) error { _, err := h.Unexpose("w1", nil); return err }},
 }
 
 func prepareUp(t *testing.T, h *Host, _ *fake) { must(t)(h.Up(UpRequest{})) }

@@ -578,10 +578,8 @@ func (u *bringUp) settleStep() step {
 
 // drop deletes the records.
 func (l *leftovers) drop(t *tx) error {
-	for _, p := range l.ports {
-		if err := t.deletePort(p); err != nil {
-			return err
-		}
+	if err := t.deletePorts(l.ports); err != nil {
+		return err
 	}
 	for _, e := range l.endpoints {
 		if err := t.deleteEndpoint(e); err != nil {

@@ -179,7 +179,7 @@ func TestDryRun(t *testing.T) {
 		t.Errorf("steps (-want +have):\n%s", d)
 	}
 	must(t)(h.Expose("w1", specs(t, "82:82"), nil))
-	must(t)(nil, h.Unexpose("w1", nil))
+	must(t)(h.Unexpose("w1", nil))
 	must(t)(nil, h.Disconnect("w1"))
 	must(t)(nil, h.RemoveNetwork("default", true))
 	must(t)(nil, h.Down(true))
@@ -423,7 +423,8 @@ func TestExposeRefuses(t *testing.T) {
 	_, err = h.Expose("w1", specs(t, "80"), []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
 	wantKind(t, err, ErrUnsupported)
 	for _, s := range []string{"8080:81", "8081:80", "8080:80/udp", "198.51.100.2:8080:80", "8443:443"} {
-		wantKind(t, h.Unexpose("w1", specs(t, "8080:80", s)), ErrNotFound)
+		_, err := h.Unexpose("w1", specs(t, "8080:80", s))
+		wantKind(t, err, ErrNotFound)
 	}
 	if d := cmp.Diff(before, f.dump()) + cmp.Diff(state, dumpState(t, h)); d != "" {
 		t.Errorf("something changed:\n%s", d)
@@ -454,8 +455,8 @@ func TestExposeChooses(t *testing.T) {
 	}
 	_, err = h.Expose("w2", specs(t, "98"), nil)
 	wantKind(t, err, ErrConflict)
-	must(t)(nil, h.Unexpose("w2", specs(t, "99")))
-	must(t)(nil, h.Unexpose("w2", specs(t, "8080-8090:80", "99/udp")))
+	unexposes(t, h, "w2", "99")
+	unexposes(t, h, "w2", "8080-8090:80", "99/udp")
 	left, err := h.Ports("w2")
 	if err != nil || len(left) != 1 || left[0].Port != 100 || left[0].HostIP != "0.0.0.0" {
 		t.Errorf("left: %+v, %v", left, err)
@@ -599,5 +600,32 @@ func TestAnotherNamespace(t *testing.T) {
 	must(t)(h.Up(UpRequest{}))
 	if r, err := h.Up(UpRequest{}); err != nil || r.Changed {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// unexposes closes ports and checks that those returned are those that were there
+// before and are not after, in their order.
+func unexposes(t *testing.T, h *Host, endpoint string, texts ...string) {
+	t.Helper()
+	before, err := h.Ports(endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed, err := h.Unexpose(endpoint, specs(t, texts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := h.Ports(endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := func(a PortInfo) func(PortInfo) bool {
+		return func(b PortInfo) bool {
+			return a.Protocol == b.Protocol && a.HostIP == b.HostIP && a.HostPort == b.HostPort
+		}
+	}
+	gone := slices.DeleteFunc(before, func(p PortInfo) bool { return slices.ContainsFunc(after, same(p)) })
+	if len(closed) != len(gone) || len(closed) != len(texts) || cmp.Diff(gone, closed) != "" {
+		t.Errorf("unexpose %v returned %+v, gone are %+v", texts, closed, gone)
 	}
 }
