@@ -9,7 +9,7 @@
 #pragma once
 #include <linux/types.h>
 
-#define EBNET_ABI 1
+#define EBNET_ABI 2
 
 /* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d (RFC 4291 2.5.5.2). */
 struct addr {
@@ -36,8 +36,9 @@ enum flow_kind {
 	FLOW_SNAT = 1, /* from an endpoint to outside, source translated */
 	FLOW_DNAT = 2, /* from outside to a published port, destination translated */
 	FLOW_HAIRPIN = 3, /* from an endpoint to a published port */
-	FLOW_DIRECT = 4, /* tracked, not translated */
-	FLOW_HOST = 5, /* of the host itself */
+	FLOW_DIRECT = 4, /* between a routed network and outside, not translated */
+	FLOW_HOST = 5, /* of the host, or of whom it forwards for: translated if need be */
+	FLOW_LOCAL = 6, /* from an endpoint to one of the host's addresses, not translated */
 } __attribute__((packed));
 
 enum flow_half {
@@ -77,7 +78,8 @@ struct flow {
 	__u8 smac[6];
 	enum flow_kind kind;
 	enum flow_half half;
-	__u8 pad[6];
+	__u8 refused; /* its owner has its share of confirmed conversations already */
+	__u8 pad[5];
 };
 _Static_assert(sizeof(struct flow) == 128, "flow");
 
@@ -113,13 +115,14 @@ enum network_flag {
 struct network {
 	struct addr gateway4;
 	struct addr gateway6;
+	struct addr snat4; /* source of what leaves; all zero: what routing prefers */
 	__u32 bridge; /* interface index */
 	__u32 mtu;
 	enum network_flag flags; /* any of the bits */
 	__u8 mac[6]; /* of the bridge */
 	__u8 pad[2];
 };
-_Static_assert(sizeof(struct network) == 52, "network");
+_Static_assert(sizeof(struct network) == 68, "network");
 
 struct subnet_key {
 	__u32 prefixlen; /* 0 to 128; of IPv4 the prefix length + 96 */
@@ -134,6 +137,10 @@ struct service_key {
 };
 _Static_assert(sizeof(struct service_key) == 20, "service_key");
 
+enum service_flag {
+	SERVICE_RESTRICTED = 1, /* only for what map sources lists */
+} __attribute__((packed));
+
 /* A published port. */
 struct service {
 	struct addr addr; /* the endpoint's */
@@ -142,16 +149,87 @@ struct service {
 	__u32 slot;
 	__u32 network;
 	__u32 ifindex; /* host side of the endpoint's veth pair */
+	enum service_flag flags; /* any of the bits */
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct service) == 36, "service");
+_Static_assert(sizeof(struct service) == 40, "service");
+
+/* A source that may use a restricted published port. */
+struct source_key {
+	__u32 prefixlen; /* 32 for the slot, and that of the address as in struct subnet_key */
+	__u32 slot; /* the publication's */
+	struct addr addr;
+};
+_Static_assert(sizeof(struct source_key) == 24, "source_key");
+
+enum uplink_flag {
+	UPLINK_SIDE = 1, /* leads to others on this host: they may come in, ours not out */
+} __attribute__((packed));
 
 struct uplink {
 	struct addr addr4; /* source address where the FIB does not tell it */
 	struct addr addr6;
 	__u32 mtu;
-	__u32 pad;
+	enum uplink_flag flags; /* any of the bits */
+	__u8 pad[3];
 };
 _Static_assert(sizeof(struct uplink) == 40, "uplink");
+
+/* What is known of an address of the host. */
+enum local_kind {
+	LOCAL_ADDRESS = 1,
+	LOCAL_BROADCAST = 2,
+};
+
+/* A datagram in fragments, as it comes to one hook. */
+struct fragment_key {
+	struct addr src;
+	struct addr dst;
+	__u32 ifindex;
+	__be16 id;
+	__u8 proto;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
+
+/* What its first fragment was translated to, for the others, which have no ports. */
+struct fragment {
+	struct tuple xlat;
+	__u32 oif;
+	__u32 slot; /* as in struct flow */
+	__u32 gen;
+	__u32 stamp; /* low half of jiffies */
+	__u8 dmac[6];
+	__u8 smac[6];
+	enum flow_kind kind;
+	enum flow_half half;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct fragment) == 72, "fragment");
+
+/* Whom a socket of the host talks to by way of a published port. */
+struct peer_key {
+	__u64 cookie; /* the socket's */
+	struct addr addr; /* the endpoint's */
+	__be16 port;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct peer_key) == 32, "peer_key");
+
+/* What the process called it. */
+struct peer {
+	struct addr addr;
+	__be16 port;
+	__u8 pad[2];
+	__u32 slot; /* of the publication */
+};
+_Static_assert(sizeof(struct peer) == 24, "peer");
+
+/* How much of the flow table the owner of a slot has. */
+struct share {
+	__s32 held; /* confirmed conversations */
+	__u32 refused; /* confirmations, because that was too many */
+};
 
 /* 64 ports of one protocol; bit p % 64 of word p / 64. Index: p / 64 for TCP,
  * 1024 + p / 64 for UDP.
@@ -178,7 +256,7 @@ enum drop_reason {
 	DROP_NO_FLOW = 11, /* late: opens no conversation and belongs to none */
 	DROP_RETIRED = 12, /* of a conversation with a port that was unpublished */
 	DROP_PROTOCOL = 13, /* a transport protocol that is not translated */
-	DROP_FRAGMENT = 14, /* a fragment, which is not translated */
+	DROP_FRAGMENT = 14, /* a fragment whose first one has not been seen */
 	DROP_NO_PORT = 15, /* no source port is free toward that peer */
 	DROP_TABLE_FULL = 16, /* no room for the flow */
 	DROP_NO_SOURCE = 17, /* the uplink has no source address */
@@ -188,7 +266,9 @@ enum drop_reason {
 	DROP_REWRITE = 21, /* the kernel refused to change the packet */
 	DROP_REDIRECT = 22, /* the kernel refused the way out */
 	DROP_ADDRESS_GONE = 23, /* the host has lost the address it was translated to */
-	DROP_REASONS = 24,
+	DROP_SOURCE = 24, /* not among those who may use the published port (--from) */
+	DROP_DHCP_SERVER = 25, /* an endpoint that plays the DHCP server */
+	DROP_REASONS = 26,
 };
 
 struct drop_key {
@@ -209,9 +289,9 @@ struct about {
 	__u32 max_flows; /* conversations */
 	__u32 fast_path;
 	__u32 no_tcx;
-	__u32 pad;
+	__u32 timeouts[7]; /* seconds, in the order of bpf/config.h */
 };
-_Static_assert(sizeof(struct about) == 64, "about");
+_Static_assert(sizeof(struct about) == 88, "about");
 
 #define MAX_NETWORKS 1024
 #define MAX_SLOTS (128 * 1024)

@@ -16,14 +16,22 @@ const volatile __u32 tick_ns = 4000000;
 /* Which flags of bpf_fib_lookup() the kernel knows; others are left out. */
 const volatile __u32 fib_flags = 0;
 
-/* Life of an idle conversation, in seconds. */
-const volatile __u32 timeout_tcp_syn = 60;
-const volatile __u32 timeout_tcp_established = 7440; /* RFC 5382 REQ-5: at least 2 h 4 min */
-const volatile __u32 timeout_tcp_half_closed = 120;
-const volatile __u32 timeout_tcp_closed = 30;
-const volatile __u32 timeout_udp_unreplied = 30;
-const volatile __u32 timeout_udp_replied = 180; /* RFC 4787 REQ-5: at least 2 min */
-const volatile __u32 timeout_icmp = 60; /* RFC 5508 REQ-1: at least 60 s */
+/* The host's network namespace: the socket programs leave all others alone. */
+const volatile __u64 netns_cookie = 0;
+
+/* Confirmed conversations that one endpoint or published port may have. */
+const volatile __u32 flows_share = 128 * 1024;
+
+/* Life of an idle conversation in seconds, set by Go (type Timeouts of loader has the
+ * defaults and says where they come from).
+ */
+const volatile __u32 timeout_tcp_syn = 0;
+const volatile __u32 timeout_tcp_established = 0;
+const volatile __u32 timeout_tcp_half_closed = 0;
+const volatile __u32 timeout_tcp_closed = 0;
+const volatile __u32 timeout_udp_unreplied = 0;
+const volatile __u32 timeout_udp_replied = 0;
+const volatile __u32 timeout_icmp = 0;
 
 /* Added to the clock, in jiffies. Only tests set it, to let hours pass. */
 volatile __u64 clock_offset = 0;

@@ -1,8 +1,25 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* The one place where verdicts become TC codes and drops are counted. */
+/* How a program begins and ends: the one place where verdicts become TC codes and drops
+ * are counted.
+ */
 #pragma once
 #include "maps.h"
 #include "packet.h"
+
+/* begin starts a packet; nothing is parsed yet. Null only to please the verifier. */
+static __always_inline struct scratch *begin(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s)
+		return 0;
+	__builtin_memset(&s->packet, 0, sizeof(s->packet));
+	s->packet.now = bpf_jiffies64() + clock_offset;
+	s->packet.len = skb->len;
+	s->packet.ifindex = skb->ifindex;
+	return s;
+}
 
 static __always_inline void count_drop(struct packet *pkt, int reason)
 {

@@ -7,6 +7,8 @@
 #include "drop.h"
 #include "endpoint.h"
 #include "flow.h"
+#include "fragment.h"
+#include "host.h"
 #include "icmp.h"
 #include "maps.h"
 #include "masquerade.h"
@@ -14,6 +16,7 @@
 #include "packet.h"
 #include "rewrite.h"
 #include "service.h"
+#include "socket.h"
 #include "uplink.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -48,22 +51,41 @@ static __always_inline int deliver_inside(struct __sk_buff *skb, struct packet *
 	return deliver_in(skb, pkt, hit);
 }
 
-/* to_host: an endpoint's packet to one of the host's addresses is for a published port or
- * for the host itself.
+/* error_inside: an ICMP error of an endpoint about a conversation by way of a published port.
+ * CONTINUE if it is about none.
+ */
+static __always_inline int error_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int ret = translate_error(skb, pkt, hit, ERROR_INSIDE);
+
+	if (ret == TO_STACK)
+		return CONTINUE;
+	return ret ? ret : deliver_inside(skb, pkt, hit);
+}
+
+/* to_host: an endpoint's packet to one of the host's addresses is for a published port, or
+ * for the host itself, or for what another engine makes of it.
  */
 static __always_inline int to_host(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 				   const struct network *net)
 {
 	int ret;
 
-	if (!pkt->ported || !to_gateway(pkt) || net->flags & NET_INTERNAL ||
-	    pkt->tuple.proto == IPPROTO_ICMP || !port_published(pkt->tuple.proto, pkt->tuple.dport))
+	if (!to_gateway(pkt) || net->flags & NET_INTERNAL)
 		return TO_STACK;
-	if (flow_find(pkt, pkt->ifindex, hit) == FLOW_HIT)
+	if (pkt->error)
+		return (ret = error_inside(skb, pkt, hit)) ? ret : TO_STACK;
+	if (!trackable(pkt) || pkt->tuple.proto == IPPROTO_ICMP)
+		return TO_STACK;
+	if (conversation(pkt, pkt->ifindex, hit) == FLOW_HIT)
 		return hit->kind == FLOW_HAIRPIN ? deliver_inside(skb, pkt, hit) : TO_STACK;
 	if (!pkt->opens)
 		return TO_STACK; /* the host resets what it does not know */
-	ret = publish(skb, pkt, hit, 1);
+	ret = TO_STACK;
+	if (port_published(pkt->tuple.proto, pkt->tuple.dport))
+		ret = publish(skb, pkt, hit, 1);
+	if (ret == TO_STACK)
+		return open_local(skb, pkt, hit);
 	return ret ? ret : deliver_inside(skb, pkt, hit);
 }
 
@@ -79,7 +101,7 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 	    !(fib = found()))
 		return to_host(skb, pkt, hit, net); /* or the kernel says unreachable */
 	oif = fib->ifindex;
-	if (!bpf_map_lookup_elem(&uplinks, &oif))
+	if (!may_leave(oif, pkt->error))
 		return -DROP_NOT_UPLINK;
 	if (net->flags & NET_INTERNAL)
 		return -DROP_INTERNAL;
@@ -102,7 +124,7 @@ static __always_inline int leave_network(struct __sk_buff *skb, struct packet *p
 		return -DROP_OTHER_NETWORK;
 	if (!to_gateway(pkt))
 		return -DROP_NOT_UPLINK;
-	ret = fast_path && pkt->ported ? flow_find(pkt, pkt->ifindex, hit) : FLOW_MISS;
+	ret = fast_path && trackable(pkt) ? conversation(pkt, pkt->ifindex, hit) : FLOW_MISS;
 	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
 		return deliver_inside(skb, pkt, hit);
 	if (ret == FLOW_HIT)
@@ -117,9 +139,13 @@ static __always_inline int leave_network(struct __sk_buff *skb, struct packet *p
  */
 static __always_inline int answer_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	if (!pkt->ported || !network_of(&pkt->tuple.dst))
+	if (!network_of(&pkt->tuple.dst))
 		return CONTINUE;
-	if (flow_find(pkt, pkt->ifindex, hit) != FLOW_HIT || hit->kind != FLOW_HAIRPIN)
+	if (pkt->error)
+		return error_inside(skb, pkt, hit);
+	if (!trackable(pkt))
+		return CONTINUE;
+	if (conversation(pkt, pkt->ifindex, hit) != FLOW_HIT || hit->kind != FLOW_HAIRPIN)
 		return CONTINUE;
 	return deliver_inside(skb, pkt, hit);
 }
@@ -141,6 +167,8 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return -DROP_FAMILY;
 	if ((ret = check_source(pkt, dev)))
 		return ret;
+	if (plays_dhcp(pkt))
+		return -DROP_DHCP_SERVER;
 	if (dev->published && (ret = answer_inside(skb, pkt, hit)))
 		return ret;
 	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
@@ -160,13 +188,14 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt, s
 {
 	struct timed_flow *tf;
 
-	if (!fast_path || !pkt->ported || !to_gateway(pkt))
+	if (!fast_path || !pkt->ported || pkt->part != WHOLE || !to_gateway(pkt))
 		return CONTINUE;
 	tf = bpf_map_lookup_elem(&flows, &pkt->tuple);
 	if (!tf || tf->flow.iif != pkt->ifindex || !tf->flow.oif ||
 	    (__u32)pkt->now - tf->flow.way_checked >= hz)
 		return CONTINUE;
-	if (tf->flow.kind == FLOW_HAIRPIN || flow_touch(pkt, &tf->flow, hit) != FLOW_HIT)
+	if (tf->flow.kind == FLOW_HAIRPIN || tf->flow.kind == FLOW_LOCAL ||
+	    flow_touch(pkt, &tf->flow, hit) != FLOW_HIT)
 		return CONTINUE;
 	return send_out(skb, pkt, hit, 0);
 }
@@ -175,20 +204,25 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt, s
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct packet pkt = packet_from(skb);
-	struct hit hit = {};
+	struct scratch *s = begin(skb);
+	struct packet *pkt;
+	struct hit *hit;
 	int ret;
 
 	skb->tc_index = 0;
-	if ((ret = parse_eth(skb, &pkt)))
-		return finish(&pkt, ret);
+	if (!s)
+		return TC_ACT_SHOT;
+	pkt = &s->packet;
+	hit = &s->hit;
+	if ((ret = parse_eth(skb, pkt)))
+		return finish(pkt, ret);
 	if (skb->vlan_present) /* a tag that is not in the frame, and would stay on it */
-		return finish(&pkt, -DROP_FAMILY);
-	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, &pkt)))
-		return finish(&pkt, ret);
-	if (pkt.eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, &pkt, &hit)))
-		return finish(&pkt, ret);
-	return finish(&pkt, from_endpoint(skb, &pkt, &hit));
+		return finish(pkt, -DROP_FAMILY);
+	if (pkt->eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, pkt)))
+		return finish(pkt, ret);
+	if (pkt->eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, pkt, hit)))
+		return finish(pkt, ret);
+	return finish(pkt, from_endpoint(skb, pkt, hit));
 }
 
 /* from_bridge: ingress of a network's bridge, for what the bridge hands up to the host.
@@ -199,77 +233,83 @@ SEC("tc")
 int from_bridge(struct __sk_buff *skb)
 {
 	struct bpf_fib_lookup *fib;
-	struct hit hit = {};
-	struct packet pkt;
+	struct scratch *s;
+	struct packet *pkt;
+	struct hit *hit;
 	__u32 oif;
 	int ret;
 
 	if (fast_path || skb->protocol != bpf_htons(ETH_P_IP) || skb->tc_index == MARK_DONE)
 		return TC_ACT_UNSPEC;
-	pkt = packet_from(skb);
-	if ((ret = parse_eth(skb, &pkt)) || (ret = parse_ipv4(skb, &pkt)))
-		return finish(&pkt, ret);
-	if (to_many(&pkt) || !bpf_map_lookup_elem(&endpoints, &pkt.tuple.src))
+	s = begin(skb);
+	if (!s)
+		return TC_ACT_SHOT;
+	pkt = &s->packet;
+	hit = &s->hit;
+	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
+		return finish(pkt, ret);
+	if (to_many(pkt) || !bpf_map_lookup_elem(&endpoints, &pkt->tuple.src))
 		return TC_ACT_UNSPEC;
-	if (!routed(find_route(skb, &pkt, &pkt.tuple, skb->ifindex, 0)) || !(fib = found()))
+	if (!routed(find_route(skb, pkt, &pkt->tuple, skb->ifindex, 0)) || !(fib = found()))
 		return TC_ACT_UNSPEC;
 	oif = fib->ifindex;
-	if (!bpf_map_lookup_elem(&uplinks, &oif) || needs_kernel(skb, &pkt, oif))
+	if (!bpf_map_lookup_elem(&uplinks, &oif) || needs_kernel(skb, pkt, oif))
 		return TC_ACT_UNSPEC;
-	hit.xlat = pkt.tuple;
-	if ((ret = rewrite(skb, &pkt, &hit, 1)))
-		return finish(&pkt, ret);
+	hit->xlat = pkt->tuple;
+	if ((ret = rewrite(skb, pkt, hit, 1)))
+		return finish(pkt, ret);
 	ret = send_neigh(skb, fib);
 	skb->tc_index = 0; /* forwarded, but not translated yet */
-	return finish(&pkt, ret);
+	return finish(pkt, ret);
 }
 
 /* translate_out: what the host's routing sends out for an endpoint. */
-static __always_inline int translate_out(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline int translate_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	struct hit hit = {};
-	int ret = pkt->ported ? flow_find(pkt, 0, &hit) : FLOW_MISS;
+	int ret = trackable(pkt) ? conversation(pkt, 0, hit) : FLOW_MISS;
 
 	if (ret == FLOW_TOMBSTONE)
 		return -DROP_RETIRED;
-	if (ret == FLOW_MISS) {
-		if (!network_of(&pkt->tuple.src))
-			return TO_STACK;
-		ret = pkt->error ? error_out(skb, pkt, &hit)
-				 : masquerade(skb, pkt, &hit, pkt->ifindex);
-		if (ret)
-			return ret;
-	}
-	ret = rewrite(skb, pkt, &hit, 0);
+	if (ret == FLOW_HIT)
+		ret = check_source_kept(skb, pkt, hit);
+	else
+		ret = pkt->error ? error_out(skb, pkt, hit)
+				 : masquerade(skb, pkt, hit, pkt->ifindex);
+	if (ret)
+		return ret;
+	ret = rewrite(skb, pkt, hit, 0);
 	return ret ? ret : TO_STACK;
 }
 
-/* error_of_host: what the host itself sends goes untouched, but ICMP errors about packets
- * that it forwards for us, since it knows only what they were translated to.
- */
-static __always_inline int error_of_host(struct __sk_buff *skb)
+/* of_endpoint: does the host forward it for one of ours? */
+static __always_inline int of_endpoint(struct packet *pkt)
 {
-	struct hit hit = {};
-	struct packet pkt;
-	__u8 proto = 0;
+	return endpoint_get(&pkt->tuple.src) || network_of(&pkt->tuple.src);
+}
+
+/* host_out: what the host itself sends goes untouched, but what could be mistaken for a
+ * conversation of ours, and ICMP errors about packets that it forwards for us, since it
+ * knows only what they were translated to.
+ */
+static __always_inline int host_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
 	int ret;
 
-	if (bpf_skb_load_bytes(skb, L3_OFF + __builtin_offsetof(struct iphdr, protocol), &proto,
-			       1) ||
-	    proto != IPPROTO_ICMP)
-		return TC_ACT_UNSPEC;
-	pkt = packet_from(skb);
-	if (parse_eth(skb, &pkt) || parse_ipv4(skb, &pkt) || !pkt.error)
-		return TC_ACT_UNSPEC;
-	ret = translate_error(skb, &pkt, &hit, ERROR_OF_HOST);
-	return finish(&pkt, ret ? ret : rewrite(skb, &pkt, &hit, 0));
+	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt))
+		return TO_STACK;
+	if (!pkt->error)
+		return translate_host(skb, pkt, hit, 0);
+	ret = translate_error(skb, pkt, hit, ERROR_OF_HOST);
+	return ret ? ret : rewrite(skb, pkt, hit, 0);
 }
 
 /* to_uplink: egress of an uplink. Nothing with an endpoint's address leaves it. */
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	struct packet pkt;
+	struct scratch *s;
+	struct packet *pkt;
+	struct hit *hit;
 	int ret;
 
 	if (skb->tc_index == MARK_DONE) {
@@ -278,26 +318,84 @@ int to_uplink(struct __sk_buff *skb)
 	}
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
+	if (!skb->ingress_ifindex && !host_concerns(skb))
+		return TC_ACT_UNSPEC;
+	s = begin(skb);
+	if (!s)
+		return TC_ACT_SHOT;
+	pkt = &s->packet;
+	hit = &s->hit;
 	if (!skb->ingress_ifindex)
-		return error_of_host(skb);
-	pkt = packet_from(skb);
-	if ((ret = parse_eth(skb, &pkt)) || (ret = parse_ipv4(skb, &pkt)))
-		return finish(&pkt, ret);
-	return finish(&pkt, translate_out(skb, &pkt));
+		return finish(pkt, host_out(skb, pkt, hit));
+	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
+		return finish(pkt, ret);
+	if (!of_endpoint(pkt))
+		return finish(pkt, translate_host(skb, pkt, hit, 1));
+	return finish(pkt, translate_out(skb, pkt, hit));
 }
 
-/* open_in: a packet from outside that no flow knows. */
-static __always_inline int open_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+/* deliver_hit: a packet from outside that belongs to a conversation. One whose packets come
+ * from an endpoint is not for outside to speak for.
+ */
+static __always_inline int deliver_hit(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	if (hit->iif)
+		return -DROP_SPOOFED_ADDR;
+	return hit->kind == FLOW_HOST ? host_in(skb, pkt, hit) : deliver_in(skb, pkt, hit);
+}
+
+/* open_in: a packet from outside that no flow knows. inner is the id of the network that
+ * it is for by its address, 0: none.
+ */
+static __always_inline int open_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				   __u32 inner)
 {
 	int ret = TO_STACK;
 
 	if (network_of(&pkt->tuple.src))
 		return -DROP_SPOOFED_ADDR;
-	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP && is_source(pkt->tuple.src.w[3]))
-		ret = publish(skb, pkt, hit, 0);
-	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
+	if (pkt->opens && is_source(pkt->tuple.src.w[3])) {
+		if (pkt->tuple.proto != IPPROTO_ICMP)
+			ret = publish(skb, pkt, hit, 0);
+		else if (inner)
+			ret = open_ping(skb, pkt, hit);
+	}
+	if (ret == TO_STACK && inner)
 		return -DROP_DIRECT;
 	return ret ? ret : deliver_in(skb, pkt, hit);
+}
+
+/* reach_inner: a packet from outside to an address of a network, not known to be tracked. */
+static __always_inline int reach_inner(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				       __u32 inner, int looked)
+{
+	struct network *net = bpf_map_lookup_elem(&networks, &inner);
+
+	if (net && direct(net) && pkt->ported) {
+		if (!looked && conversation(pkt, 0, hit) == FLOW_HIT)
+			return deliver_hit(skb, pkt, hit);
+		if (net->flags & NET_ROUTED)
+			return open_in(skb, pkt, hit, inner);
+	}
+	return network_of(&pkt->tuple.src) ? -DROP_SPOOFED_ADDR : -DROP_DIRECT;
+}
+
+/* from_outside: is it an answer, or for a published port, or the host's? */
+static __always_inline int from_outside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int tracked = pkt->ported && (pkt->tuple.proto == IPPROTO_ICMP ||
+				      port_tracked(pkt->tuple.proto, pkt->tuple.dport));
+	int later = pkt->part == LATER_FRAGMENT;
+	__u32 inner;
+
+	if ((tracked || later) && conversation(pkt, 0, hit) == FLOW_HIT)
+		return deliver_hit(skb, pkt, hit);
+	inner = network_of(&pkt->tuple.dst);
+	if (inner)
+		return reach_inner(skb, pkt, hit, inner, tracked);
+	if (later)
+		fragment_early(pkt);
+	return tracked ? open_in(skb, pkt, hit, 0) : TO_STACK;
 }
 
 /* error_in: an ICMP error from outside is for the endpoint whose packet it quotes, or for
@@ -309,7 +407,9 @@ static __always_inline int error_in(struct __sk_buff *skb, struct packet *pkt, s
 
 	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
 		return -DROP_DIRECT;
-	return ret ? ret : deliver_in(skb, pkt, hit);
+	if (ret)
+		return ret;
+	return hit->kind == FLOW_HOST ? host_in(skb, pkt, hit) : deliver_in(skb, pkt, hit);
 }
 
 /* from_uplink: ingress of an uplink. Frames for others and what is none of ours go on
@@ -318,25 +418,62 @@ static __always_inline int error_in(struct __sk_buff *skb, struct packet *pkt, s
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	struct packet pkt;
-	struct hit hit = {};
+	struct scratch *s;
+	struct packet *pkt;
+	struct hit *hit;
 
 	skb->tc_index = 0;
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
 		return TC_ACT_UNSPEC; /* for a VLAN device above this one, which has hooks of its own */
-	pkt = packet_from(skb);
-	if (parse_eth(skb, &pkt) || parse_ipv4(skb, &pkt))
+	s = begin(skb);
+	if (!s)
+		return TC_ACT_SHOT;
+	pkt = &s->packet;
+	hit = &s->hit;
+	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt))
 		return TC_ACT_UNSPEC; /* the host's stack judges what it receives */
-	if (pkt.error)
-		return finish(&pkt, error_in(skb, &pkt, &hit));
-	if (!pkt.ported ||
-	    (pkt.tuple.proto != IPPROTO_ICMP && !port_tracked(pkt.tuple.proto, pkt.tuple.dport)))
-		return finish(&pkt, network_of(&pkt.tuple.dst) ? -DROP_DIRECT : TO_STACK);
-	if (flow_find(&pkt, 0, &hit) == FLOW_HIT)
-		return finish(&pkt, deliver_in(skb, &pkt, &hit));
-	return finish(&pkt, open_in(skb, &pkt, &hit));
+	if (pkt->error)
+		return finish(pkt, error_in(skb, pkt, hit));
+	return finish(pkt, from_outside(skb, pkt, hit));
+}
+
+/* host_error_inside: what the host says to an endpoint about a packet to a published port
+ * quotes what that was translated to. All else of the host's goes in.
+ */
+static __always_inline int host_error_inside(struct __sk_buff *skb, struct packet *pkt,
+					     struct hit *hit)
+{
+	int ret;
+
+	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt) || !pkt->error)
+		return TO_STACK;
+	ret = translate_error(skb, pkt, hit, ERROR_HOST_INSIDE);
+	return ret ? ret : TO_STACK;
+}
+
+/* forwarded_in: what the host forwards into a network for others must be the answer to what
+ * an endpoint sent to one of the host's addresses.
+ */
+static __always_inline int forwarded_in(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	if (skb->protocol != bpf_htons(ETH_P_IP) || parse_eth(skb, pkt) || parse_ipv4(skb, pkt) ||
+	    !trackable(pkt))
+		return -DROP_FORWARDED;
+	if (conversation(pkt, 0, hit) != FLOW_HIT || hit->kind != FLOW_LOCAL)
+		return -DROP_FORWARDED;
+	return TO_STACK;
+}
+
+/* is_icmp: a look at one byte, for what mostly is not. */
+static __always_inline int is_icmp(struct __sk_buff *skb)
+{
+	__u32 off = L3_OFF + __builtin_offsetof(struct iphdr, protocol);
+	__u8 proto = 0;
+
+	return skb->protocol == bpf_htons(ETH_P_IP) && !bpf_skb_load_bytes(skb, off, &proto, 1) &&
+	       proto == IPPROTO_ICMP;
 }
 
 /* to_bridge: egress of a network's bridge. Into a network goes what ebnet sends and
@@ -345,16 +482,24 @@ int from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int to_bridge(struct __sk_buff *skb)
 {
-	struct packet pkt;
+	struct scratch *s;
+	struct packet *pkt;
+	struct hit *hit;
 
 	if (skb->tc_index == MARK_DONE) {
 		skb->tc_index = 0;
 		return TC_ACT_UNSPEC;
 	}
-	if (!skb->ingress_ifindex)
+	if (!skb->ingress_ifindex && !is_icmp(skb))
 		return TC_ACT_UNSPEC;
-	pkt = packet_from(skb);
-	return finish(&pkt, -DROP_FORWARDED);
+	s = begin(skb);
+	if (!s)
+		return TC_ACT_SHOT;
+	pkt = &s->packet;
+	hit = &s->hit;
+	if (!skb->ingress_ifindex)
+		return finish(pkt, host_error_inside(skb, pkt, hit));
+	return finish(pkt, forwarded_in(skb, pkt, hit));
 }
 
 /* clock is attached nowhere: run once, it tells Go the time that stamps are in. */
@@ -362,4 +507,132 @@ SEC("tc")
 int clock(struct __sk_buff *skb)
 {
 	return bpf_jiffies64() + clock_offset;
+}
+
+/* forget is attached nowhere: run on a tuple, it ends that conversation. Returns whether
+ * there was one.
+ */
+SEC("tc")
+int forget(struct __sk_buff *skb)
+{
+	struct tuple key;
+	struct flow *f;
+
+	if (bpf_skb_load_bytes(skb, 0, &key, sizeof(key)))
+		return 0;
+	f = flow_get(&key);
+	if (!f)
+		return 0;
+	flow_delete_pair(f, &key);
+	return 1;
+}
+
+/* connect4: a process of the host connects. */
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	struct target to = target4(ctx);
+
+	if (toward_endpoint(ctx, &to, ctx->sk ? ctx->sk->src_ip4 : 0))
+		put_target4(ctx, &to);
+	return ALLOWED;
+}
+
+/* connect6: the same of a socket of IPv6, to an IPv4-mapped address. */
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	struct target to = target6(ctx);
+
+	if (toward_endpoint(ctx, &to, ctx->sk ? ctx->sk->src_ip4 : 0))
+		put_target6(ctx, &to);
+	return ALLOWED;
+}
+
+/* sendmsg4: it sends a datagram to an address it names. */
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct target to = target4(ctx);
+
+	if (toward_endpoint(ctx, &to, ctx->msg_src_ip4))
+		put_target4(ctx, &to);
+	return ALLOWED;
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct target to = target6(ctx);
+
+	if (toward_endpoint(ctx, &to, ctx->msg_src_ip6[3]))
+		put_target6(ctx, &to);
+	return ALLOWED;
+}
+
+/* recvmsg4: it asks where a datagram came from. */
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct target at = target4(ctx);
+
+	if (as_called(ctx, &at))
+		put_target4(ctx, &at);
+	return ALLOWED;
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	struct target at = target6(ctx);
+
+	if (as_called(ctx, &at))
+		put_target6(ctx, &at);
+	return ALLOWED;
+}
+
+/* getpeername4: it asks whom it is connected to. */
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct target at = target4(ctx);
+
+	if (as_called(ctx, &at))
+		put_target4(ctx, &at);
+	return ALLOWED;
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct target at = target6(ctx);
+
+	if (as_called(ctx, &at))
+		put_target6(ctx, &at);
+	return ALLOWED;
+}
+
+/* post_bind4: it has bound a port. */
+SEC("cgroup/post_bind4")
+int post_bind4(struct bpf_sock *ctx)
+{
+	struct addr addr;
+
+	addr_from_v4(&addr, ctx->src_ip4);
+	return may_bind(ctx, &addr);
+}
+
+/* post_bind6: of IPv6, which takes IPv4 too where it is bound to any or a mapped address. */
+SEC("cgroup/post_bind6")
+int post_bind6(struct bpf_sock *ctx)
+{
+	struct addr addr;
+	int any = !(ctx->src_ip6[0] | ctx->src_ip6[1] | ctx->src_ip6[2] | ctx->src_ip6[3]);
+
+	if (!any && (ctx->src_ip6[0] || ctx->src_ip6[1] || ctx->src_ip6[2] != V4_MAPPED))
+		return ALLOWED;
+	if (ipv6_only(ctx))
+		return ALLOWED;
+	addr_from_v4(&addr, ctx->src_ip6[3]);
+	return may_bind(ctx, &addr);
 }

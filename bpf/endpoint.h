@@ -45,6 +45,13 @@ static __always_inline int check_source(struct packet *pkt, const struct device 
 	return addr_equal(&pkt->tuple.src, &dev->addr4) ? CONTINUE : -DROP_SPOOFED_ADDR;
 }
 
+/* plays_dhcp: only a DHCP server sends this (RFC 2131 4.1), and no endpoint is one. */
+static __always_inline int plays_dhcp(const struct packet *pkt)
+{
+	return pkt->tuple.proto == IPPROTO_UDP && pkt->tuple.sport == bpf_htons(67) &&
+	       pkt->tuple.dport == bpf_htons(68);
+}
+
 /* to_many: broadcast and multicast, which the bridge floods. */
 static __always_inline int to_many(const struct packet *pkt)
 {

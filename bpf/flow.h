@@ -28,18 +28,6 @@
 /* UDP that still talks both ways after this long is a stream (seconds). */
 #define UDP_STREAM_AFTER 2
 
-/* What a packet needs to know of the flow it belongs to, copied out of the table. */
-struct hit {
-	struct tuple xlat;
-	__u32 oif;
-	__u32 way_checked;
-	__u8 dmac[6];
-	__u8 smac[6];
-	enum flow_half half;
-	enum flow_kind kind;
-	__u8 pad[2];
-};
-
 enum lookup {
 	FLOW_MISS = 0, /* nothing, or nothing that still counts */
 	FLOW_HIT = 1,
@@ -148,28 +136,70 @@ static __always_inline int flow_stale(struct flow *f, __u64 now)
 	return generation(f->slot) != f->gen || !flow_alive(f, now);
 }
 
-static __always_inline void flow_delete(const struct tuple *key)
+/* flow_delete returns whether it was there among the confirmed. */
+static __always_inline int flow_delete(const struct tuple *key)
 {
-	bpf_map_delete_elem(&flows, key);
+	int err = bpf_map_delete_elem(&flows, key);
+
 	bpf_map_delete_elem(&flows_new, key);
+	return !err;
+}
+
+/* share_return gives the owner of a slot the room of a confirmed conversation back. The
+ * shares of a slot begin anew with each generation.
+ */
+static __always_inline void share_return(__u32 slot, __u32 gen)
+{
+	struct share *share = bpf_map_lookup_elem(&shares, &slot);
+
+	if (share && generation(slot) == gen)
+		__sync_fetch_and_add(&share->held, -1);
+}
+
+/* share_take takes room for one, if f's owner has not too much already: one endpoint must
+ * not fill the table for all. What is refused stays where new conversations may push it
+ * out.
+ */
+static __always_inline int share_take(struct flow *f)
+{
+	__u32 slot = f->slot;
+	struct share *share = bpf_map_lookup_elem(&shares, &slot);
+
+	if (!share)
+		return 0;
+	if (share->held < (__s32)flows_share) {
+		__sync_fetch_and_add(&share->held, 1);
+		return 1;
+	}
+	if (!f->refused) {
+		f->refused = 1;
+		__sync_fetch_and_add(&share->refused, 1);
+	}
+	return 0;
 }
 
 /* flow_delete_pair frees the reply key last: it is what reserves the port. */
 static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 {
 	struct tuple peer_key;
+	__u32 slot, gen, half;
 
 	if (!f || !key)
 		return 0;
 	tuple_reverse(&peer_key, &f->xlat);
+	slot = f->slot;
+	gen = f->gen;
+	half = f->half;
 	barrier();
 	if (f->tag != tuple_tag(key))
 		return 0; /* the element has become another flow's, and so would its peer */
-	if (f->half == HALF_ORIG) {
-		flow_delete(key);
+	if (half == HALF_ORIG) {
+		if (flow_delete(key))
+			share_return(slot, gen);
 		flow_delete(&peer_key);
 	} else {
-		flow_delete(&peer_key);
+		if (flow_delete(&peer_key))
+			share_return(slot, gen);
 		flow_delete(key);
 	}
 	return 0;
@@ -221,6 +251,7 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow *peer;
+	int err;
 
 	if (!s || !f || !key)
 		return 0;
@@ -242,11 +273,16 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 	barrier();
 	if (f->tag != tuple_tag(key) || peer->tag != tuple_tag(&s->other_key))
 		return 0; /* an element was reused while it was copied */
-	if (bpf_map_update_elem(&flows, &s->orig_key, &s->orig, BPF_NOEXIST))
+	if (!share_take(f))
 		return 0;
+	if (bpf_map_update_elem(&flows, &s->orig_key, &s->orig, BPF_NOEXIST)) {
+		share_return(s->orig.slot, s->orig.gen);
+		return 0;
+	}
 	if (bpf_map_update_elem(&flows, &s->reply_key, &s->reply, BPF_NOEXIST) ||
 	    start_timer(&s->orig_key)) {
-		bpf_map_delete_elem(&flows, &s->orig_key);
+		if (!(err = bpf_map_delete_elem(&flows, &s->orig_key)))
+			share_return(s->orig.slot, s->orig.gen);
 		bpf_map_delete_elem(&flows, &s->reply_key);
 		return 0;
 	}
@@ -298,6 +334,9 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	__builtin_memcpy(hit->smac, f->smac, ETH_ALEN);
 	hit->half = f->half;
 	hit->kind = f->kind;
+	hit->slot = f->slot;
+	hit->gen = f->gen;
+	hit->iif = f->iif;
 	barrier();
 	return f->tag == tuple_tag(&pkt->tuple);
 }

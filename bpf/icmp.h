@@ -16,6 +16,8 @@ enum error_way {
 	ERROR_IN = 0, /* from outside, about what an endpoint sent */
 	ERROR_OUT = 1, /* from an endpoint, about what it received */
 	ERROR_OF_HOST = 2, /* from the host itself, about what it forwards */
+	ERROR_INSIDE = 3, /* from an endpoint to another, about a published port */
+	ERROR_HOST_INSIDE = 4, /* from the host to an endpoint, about a published port */
 };
 
 /* quote_ports reads the ports of the quoted packet into the key of the packet that
@@ -100,11 +102,23 @@ static __always_inline int quote_write(struct __sk_buff *skb, struct packet *pkt
 static __always_inline int error_fits(struct packet *pkt, const struct flow *f,
 				      const struct tuple *key, __u32 way)
 {
-	int outer = (f->kind == FLOW_SNAT) == (f->half == HALF_REPLY);
+	int outer = (f->kind == FLOW_SNAT || f->kind == FLOW_HOST) == (f->half == HALF_REPLY);
+	int to = addr_equal(&key->dst, &pkt->tuple.dst),
+	    from = addr_equal(&key->src, &pkt->tuple.src);
 
+	if (f->kind == FLOW_LOCAL)
+		return 0; /* not translated, so neither is what is said about it */
+	if (way == ERROR_INSIDE)
+		return f->kind == FLOW_HAIRPIN && f->iif == pkt->ifindex && from && to;
+	if (way == ERROR_HOST_INSIDE)
+		return f->kind == FLOW_HAIRPIN && to;
+	if (f->kind == FLOW_DIRECT)
+		return way == ERROR_IN ? to : way == ERROR_OF_HOST || from;
+	if (f->kind == FLOW_HAIRPIN)
+		return 0;
 	if (way == ERROR_IN)
-		return outer && addr_equal(&key->dst, &pkt->tuple.dst);
-	return !outer && (way == ERROR_OF_HOST || addr_equal(&key->src, &pkt->tuple.src));
+		return outer && to;
+	return !outer && (way == ERROR_OF_HOST || from);
 }
 
 /* translate_error translates the quotation of an ICMP error, and fills hit with the
@@ -137,14 +151,17 @@ __noinline int translate_error(struct __sk_buff *skb, struct packet *pkt, struct
 	if (ret)
 		return ret;
 	hit->xlat = pkt->tuple;
-	if (way == ERROR_IN)
+	if (way == ERROR_IN || way == ERROR_INSIDE)
 		hit->xlat.dst = s->orig.xlat.dst;
-	else
+	if (way == ERROR_OUT || way == ERROR_OF_HOST || way == ERROR_INSIDE)
 		hit->xlat.src = s->orig.xlat.src;
-	hit->oif = way == ERROR_IN ? s->orig.oif : 0;
+	hit->oif = way == ERROR_IN || way == ERROR_INSIDE ? s->orig.oif : 0;
 	hit->way_checked = 0;
 	hit->half = HALF_REPLY; /* routed by the address that it will have */
 	hit->kind = s->orig.kind;
+	hit->slot = s->orig.slot;
+	hit->gen = s->orig.gen;
+	hit->iif = 0;
 	__builtin_memcpy(hit->dmac, s->orig.dmac, ETH_ALEN);
 	__builtin_memcpy(hit->smac, s->orig.smac, ETH_ALEN);
 	return CONTINUE;

@@ -5,6 +5,7 @@
 #include <linux/ip.h>
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
+#include "packet.h"
 
 /* Confirmed conversations, which new ones cannot push out.
  * Key: tuple before translation. Written and read by the programs, listed by Go.
@@ -89,6 +90,17 @@ struct {
 	__type(value, struct service);
 } services SEC(".maps");
 
+/* Who may use a published port that is restricted, by slot and source prefix. The value
+ * says nothing. Written by Go, read for first packets.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 256 * 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
+
 /* Ports by what may use them, see struct port_word. Written by Go. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -104,6 +116,55 @@ struct {
 	__type(key, __u32);
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
+
+/* Addresses of the host, as enum local_kind, for programs that have no FIB to ask.
+ * Written by Go, and by the programs when they see that one is new or gone.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16 * 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, enum local_kind);
+} locals SEC(".maps");
+
+/* Datagrams under way in fragments. Written and read by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16 * 1024);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+/* Sockets of the host that talk to published ports, so that they are told the address
+ * they used. Written and read by the socket programs, read by Go.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 64 * 1024);
+	__type(key, struct peer_key);
+	__type(value, struct peer);
+} peers SEC(".maps");
+
+/* Confirmed conversations by what they live and die with. Index: slot. Counted by the
+ * programs, set to zero by Go with a new generation.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, __u32);
+	__type(value, struct share);
+} shares SEC(".maps");
+
+/* Destinations (address, port, protocol) toward which no source port was free, and the
+ * low half of jiffies then: a search through all ports is not repeated for each packet.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4 * 1024);
+	__type(key, struct service_key);
+	__type(value, __u32);
+} exhausted SEC(".maps");
 
 /* Dropped packets by device and reason. Written by the programs, summed by Go. */
 struct {
@@ -132,7 +193,24 @@ struct opening {
 	__u8 kind;
 };
 
+/* What a packet needs to know of the flow it belongs to, copied out of the table. */
+struct hit {
+	struct tuple xlat;
+	__u32 oif;
+	__u32 way_checked;
+	__u8 dmac[6];
+	__u8 smac[6];
+	enum flow_half half;
+	enum flow_kind kind;
+	__u8 pad[2];
+	__u32 slot;
+	__u32 gen;
+	__u32 iif; /* of the entry, 0: from outside, or the host's */
+};
+
 struct scratch {
+	struct packet packet;
+	struct hit hit;
 	struct tuple orig_key;
 	struct tuple reply_key;
 	struct tuple other_key;
@@ -143,6 +221,8 @@ struct scratch {
 	struct bpf_fib_lookup fib;
 	struct quote quote;
 	struct opening opening;
+	struct fragment_key fragment_key;
+	struct fragment fragment;
 };
 
 struct {

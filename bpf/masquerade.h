@@ -8,10 +8,16 @@
 #include "packet.h"
 #include "uplink.h"
 
+/* direct: do its packets leave as they are? */
+static __always_inline int direct(const struct network *net)
+{
+	return net->flags & (NET_ROUTED | NET_NO_MASQUERADE);
+}
+
 /* may_open: can and may this packet open a conversation? CONTINUE or a drop. */
 static __always_inline int may_open(struct packet *pkt, const struct network *net)
 {
-	if (pkt->fragment)
+	if (pkt->part == LATER_FRAGMENT)
 		return -DROP_FRAGMENT;
 	if (!pkt->ported)
 		return -DROP_PROTOCOL;
@@ -21,8 +27,8 @@ static __always_inline int may_open(struct packet *pkt, const struct network *ne
 }
 
 /* masquerade opens a conversation of the endpoint src toward the outside by oif: its
- * source becomes the uplink's address and a port that is free toward that peer.
- * Returns CONTINUE and fills hit, or a drop.
+ * source becomes the uplink's address and a port that is free toward that peer, or stays
+ * if the network is routed or not masqueraded. Returns CONTINUE and fills hit, or a drop.
  */
 __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 oif)
 {
@@ -31,7 +37,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	struct endpoint *ep;
 	struct network *net;
 	__be32 source;
-	int ret;
+	int ret, plain;
 
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
@@ -42,7 +48,10 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	ret = may_open(pkt, net);
 	if (ret)
 		return ret;
-	s->opening = (struct opening){ .kind = FLOW_SNAT };
+	if (!may_leave(oif, 0))
+		return -DROP_NOT_UPLINK;
+	plain = direct(net);
+	s->opening = (struct opening){ .kind = plain ? FLOW_DIRECT : FLOW_SNAT };
 	/* Removal deletes the endpoint, then raises the generation. Looked at in the opposite
 	 * order here, a flow opened meanwhile is void from the start.
 	 */
@@ -52,7 +61,7 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	if (!ep || ep->slot != s->opening.slot)
 		return -DROP_SPOOFED_ADDR;
 	s->opening.orig_iif = ep->ifindex;
-	source = source_address(skb, pkt, net->bridge, oif);
+	source = plain ? pkt->tuple.src.w[3] : source_address(skb, pkt, net, oif);
 	if (!source)
 		return -DROP_NO_SOURCE;
 	s->orig.xlat = pkt->tuple;
@@ -60,5 +69,5 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	open_begin(s, pkt, &s->opening);
 	way_unknown(&s->orig);
 	way_in(&s->reply, ep->ifindex, ep->mac, net);
-	return open_finish(skb, pkt, hit, 0);
+	return open_finish(skb, pkt, hit, plain ? PORT_EXACT : PORT_OURS);
 }

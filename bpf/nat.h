@@ -7,11 +7,20 @@
 #pragma once
 #include "config.h"
 #include "flow.h"
+#include "fragment.h"
 #include "maps.h"
 #include "packet.h"
 
 /* Ports there are, and so steps that a search may take. */
 #define PORTS 65536
+
+/* Which source port a conversation may have. */
+enum port_choice {
+	PORT_OURS = 0, /* one of the set that translations may use */
+	PORT_PEERS = 1, /* the client's own, or any: it is no port of the host */
+	PORT_EXACT = 2, /* the packet's own */
+	PORT_KEPT = 3, /* the packet's own, else one of the set */
+};
 
 enum reserved {
 	RESERVED = 0,
@@ -66,7 +75,8 @@ static __always_inline int port_free_to_use(__u8 proto, __u32 port)
 	return word && (word->source & ~word->published) >> (port & 63) & 1;
 }
 
-/* claim_over frees a key whose conversation is over; 0 if it lives. A closed TCP conversation keeps its port until it times out.
+/* claim_over frees a key whose conversation is over; 0 if it lives. A closed TCP
+ * conversation keeps its port until it times out.
  */
 static __always_inline int claim_over(struct tuple *key, __u64 now)
 {
@@ -94,8 +104,9 @@ static __always_inline void claim_again(struct scratch *s, __u64 now)
 
 #define EEXIST 17
 
-/* reserve inserts the reply direction, whose key claim_over() has found free. flows is looked at after the insertion into
- * flows_new, because a conversation on its way there is in both for a moment.
+/* reserve inserts the reply direction, whose key claim_over() has found free. flows is
+ * looked at after the insertion into flows_new, because a conversation on its way there is
+ * in both for a moment.
  */
 static __always_inline int reserve(struct scratch *s)
 {
@@ -128,7 +139,7 @@ struct search {
 	__u64 now;
 	__u32 start;
 	__u32 result; /* enum reserved */
-	__u32 any; /* ports are the peer's, not ours: no set restricts them */
+	__u32 choice; /* enum port_choice */
 };
 
 /* set_reply_port puts a candidate where the reply's destination port is: our source
@@ -169,14 +180,15 @@ static __noinline int host_socket(struct __sk_buff *skb, struct scratch *s)
 	return 1;
 }
 
-static __always_inline int try_port(struct scratch *s, struct search *search, __u32 port)
+static __always_inline int try_port(struct scratch *s, struct search *search, __u32 port,
+				    __u32 restricted)
 {
-	if (!search->any && !port_free_to_use(s->reply_key.proto, port))
+	if (restricted && !port_free_to_use(s->reply_key.proto, port))
 		return TAKEN;
 	set_reply_port(s, port);
 	if (!claim_over(&s->reply_key, search->now))
 		return TAKEN;
-	if (!search->any && host_socket(search->skb, s))
+	if (restricted && host_socket(search->skb, s))
 		return TAKEN;
 	return reserve(s);
 }
@@ -188,20 +200,53 @@ static long search_step(__u32 i, struct search *search)
 
 	if (!s)
 		return 1;
-	if (search->any && port < 1024)
+	if (search->choice == PORT_PEERS && port < 1024)
 		return 0;
-	search->result = try_port(s, search, port);
+	search->result = try_port(s, search, port, search->choice != PORT_PEERS);
 	return search->result != TAKEN;
+}
+
+/* A search that found nothing is not repeated for this many parts of a second. */
+#define EXHAUSTED_FOR 4
+
+/* exhausted_at returns when no port was free toward the peer of the reply key; null: never. */
+static __always_inline __u32 *exhausted_at(struct scratch *s, struct service_key *key)
+{
+	key->addr = s->reply_key.src;
+	key->port = s->reply_key.sport;
+	key->proto = s->reply_key.proto;
+	key->pad = 0;
+	return bpf_map_lookup_elem(&exhausted, key);
+}
+
+/* search_port tries all candidates. */
+static __noinline int search_port(struct search *search, struct scratch *s, struct packet *pkt)
+{
+	__u32 *stamp, now;
+	struct service_key key;
+
+	if (!search || !s || !pkt)
+		return TAKEN;
+	now = pkt->now;
+	stamp = exhausted_at(s, &key);
+	if (stamp && now - *stamp < hz / EXHAUSTED_FOR)
+		return TAKEN;
+	search->start = mix(hash_secret ^ ((__u64)pkt->tuple.src.w[3] << 32 |
+					   (__u32)pkt->tuple.sport << 8 | pkt->tuple.proto));
+	bpf_loop(PORTS + SCATTERED, search_step, search, 0);
+	if (search->result == TAKEN)
+		bpf_map_update_elem(&exhausted, &key, &now, BPF_ANY);
+	return search->result;
 }
 
 /* find_port reserves the reply direction in scratch with the wanted source port, or else
  * with the first that is free after a place that depends on the source alone (RFC 4787
- * REQ-1: one outside port for all peers). Returns CONTINUE, -DROP_NO_PORT or
- * -DROP_TABLE_FULL.
+ * REQ-1: one outside port for all peers). choice is an enum port_choice. Returns CONTINUE,
+ * -DROP_NO_PORT or -DROP_TABLE_FULL.
  */
-__noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 any)
+__noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 choice)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, result;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct search search = {};
 
@@ -209,16 +254,13 @@ __noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 any)
 		return -DROP_NO_PORT;
 	search.skb = skb;
 	search.now = pkt->now;
-	search.any = any;
-	search.result = try_port(s, &search, bpf_ntohs(pkt->tuple.sport));
-	if (search.result == TAKEN) {
-		search.start = mix(hash_secret ^ ((__u64)pkt->tuple.src.w[3] << 32 |
-						  (__u32)pkt->tuple.sport << 8 | pkt->tuple.proto));
-		bpf_loop(PORTS + SCATTERED, search_step, &search, 0);
-	}
-	if (search.result == RESERVED)
+	search.choice = choice;
+	result = try_port(s, &search, bpf_ntohs(pkt->tuple.sport), choice == PORT_OURS);
+	if (result == TAKEN && choice != PORT_EXACT)
+		result = search_port(&search, s, pkt);
+	if (result == RESERVED)
 		return CONTINUE;
-	return search.result == FULL ? -DROP_TABLE_FULL : -DROP_NO_PORT;
+	return result == FULL ? -DROP_TABLE_FULL : -DROP_NO_PORT;
 }
 
 static __always_inline void fill(struct flow *f, const struct tuple *key, const struct opening *o,
@@ -238,6 +280,7 @@ static __always_inline void fill(struct flow *f, const struct tuple *key, const 
 	f->peer_seen = 0;
 	f->kind = o->kind;
 	f->half = half;
+	f->refused = 0;
 	__builtin_memset(f->pad, 0, sizeof(f->pad));
 }
 
@@ -286,8 +329,7 @@ static __always_inline void way_unknown(struct flow *f)
  * port, then the original one. If another CPU has opened it meanwhile, ours goes and
  * the packet belongs to that one. Returns CONTINUE and fills hit, or a drop.
  */
-__noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
-			   __u32 any_port)
+__noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 choice)
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -297,7 +339,7 @@ __noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
 	claim_again(s, pkt->now);
-	ret = find_port(skb, pkt, any_port);
+	ret = find_port(skb, pkt, choice);
 	if (ret)
 		return ret;
 	if (bpf_map_update_elem(&flows_new, &s->orig_key, &s->orig, BPF_NOEXIST)) {
@@ -306,5 +348,7 @@ __noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit
 		return winner && flow_read(pkt, winner, hit) ? CONTINUE : -DROP_TABLE_FULL;
 	}
 	flow_read(pkt, &s->orig, hit);
+	if (pkt->part == FIRST_FRAGMENT)
+		fragment_note(pkt, hit);
 	return CONTINUE;
 }

@@ -65,6 +65,12 @@ struct icmp_echo {
 	__be16 seq;
 };
 
+enum part {
+	WHOLE = 0,
+	FIRST_FRAGMENT = 1, /* has the ports */
+	LATER_FRAGMENT = 2, /* has none */
+} __attribute__((packed));
+
 /* A parsed packet. Offsets are from the start of the Ethernet header. */
 struct packet {
 	struct tuple tuple; /* as the packet carries it; ports 0 where it has none */
@@ -77,24 +83,14 @@ struct packet {
 	__u8 smac[6];
 	__u8 tos;
 	__u8 ttl;
-	__u8 fragment; /* not a whole datagram */
+	enum part part; /* of a datagram */
 	__u8 ported; /* sport and dport are those of the packet */
 	__u8 error; /* an ICMP error, which quotes another packet */
 	__u8 opens; /* may open a conversation */
 	__u8 seen; /* enum flow_seen bits that it shows */
 	__u8 ack; /* TCP ACK */
+	__be16 ip_id; /* identification, for what is in fragments */
 };
-
-/* packet_from starts a packet; nothing is parsed yet. */
-static __always_inline struct packet packet_from(struct __sk_buff *skb)
-{
-	struct packet pkt = {
-		.now = bpf_jiffies64() + clock_offset,
-		.len = skb->len,
-		.ifindex = skb->ifindex,
-	};
-	return pkt;
-}
 
 static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
 {
@@ -107,6 +103,14 @@ static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
 static __always_inline int is_loopback(__be32 v4)
 {
 	return (bpf_ntohl(v4) >> 24) == 127;
+}
+
+/* trackable: can it belong to a conversation, by its ports or by those of the fragment
+ * before it?
+ */
+static __always_inline int trackable(const struct packet *pkt)
+{
+	return pkt->ported || pkt->part == LATER_FRAGMENT;
 }
 
 /* is_source: may a packet on the wire have this source (RFC 1122 3.2.1.3)? */
@@ -227,7 +231,7 @@ static __always_inline int parse_icmp(struct packet *pkt, struct icmp_echo *icmp
 }
 
 /* parse_ipv4 reads the IPv4 header and what follows it: tuple, ttl, tos and flags.
- * Ports of fragments are not read, since only the first one has them.
+ * Later fragments have no ports; see fragment.h.
  * Returns CONTINUE or -DROP_MALFORMED.
  */
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
@@ -246,10 +250,13 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
 	pkt->ttl = ip->ttl;
 	pkt->l4_off = L3_OFF + len;
 	pkt->seen = SEEN_PACKET;
-	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)) {
-		pkt->fragment = 1;
+	pkt->ip_id = ip->id;
+	if (ip->frag_off & bpf_htons(IP_OFFSET)) {
+		pkt->part = LATER_FRAGMENT;
 		return CONTINUE;
 	}
+	if (ip->frag_off & bpf_htons(IP_MF))
+		pkt->part = FIRST_FRAGMENT;
 	data += L3_OFF + len;
 	if (ip->protocol == IPPROTO_TCP)
 		return parse_tcp(pkt, data, end);

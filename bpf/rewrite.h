@@ -44,7 +44,8 @@ static __always_inline int rewrite_addr(struct __sk_buff *skb, struct packet *pk
 	__u64 flags;
 	__u32 off = l4_check(pkt, &flags);
 
-	if (from == to || pkt->tuple.proto == IPPROTO_ICMP) /* ICMPv4 has no pseudo header */
+	/* ICMPv4 has no pseudo header, and only the first fragment has a checksum. */
+	if (from == to || pkt->tuple.proto == IPPROTO_ICMP || pkt->part == LATER_FRAGMENT)
 		return 0;
 	return bpf_l4_csum_replace(skb, off, from, to, flags | BPF_F_PSEUDO_HDR | sizeof(to));
 }

@@ -16,13 +16,14 @@ static __always_inline struct service *service_find(struct __sk_buff *skb, struc
 	struct service_key key = { .addr = pkt->tuple.dst,
 				   .port = pkt->tuple.dport,
 				   .proto = pkt->tuple.proto };
-	struct service *svc = bpf_map_lookup_elem(&services, &key);
+	struct service *svc;
 	struct network *net;
 
+	if (is_loopback(pkt->tuple.dst.w[3]))
+		return 0; /* for the host's own processes, see socket.h */
+	svc = bpf_map_lookup_elem(&services, &key);
 	if (svc)
 		return svc;
-	if (is_loopback(pkt->tuple.dst.w[3]))
-		return 0; /* the host's own, but not from outside */
 	key.addr.w[3] = 0;
 	svc = bpf_map_lookup_elem(&services, &key);
 	if (!svc)
@@ -52,6 +53,14 @@ static __always_inline struct service *reserve_service(struct __sk_buff *skb, st
 	return svc;
 }
 
+/* source_allowed: may the packet's source use the port? */
+static __always_inline int source_allowed(struct packet *pkt, const struct service *svc)
+{
+	struct source_key key = { .prefixlen = 160, .slot = svc->slot, .addr = pkt->tuple.src };
+
+	return !(svc->flags & SERVICE_RESTRICTED) || bpf_map_lookup_elem(&sources, &key);
+}
+
 /* toward makes the endpoint's address and port the destination of the translation. */
 static __always_inline void toward(struct scratch *s, struct packet *pkt, const struct service *svc)
 {
@@ -71,7 +80,7 @@ static __always_inline void toward(struct scratch *s, struct packet *pkt, const 
  */
 __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 inside)
 {
-	__u32 zero = 0, itself;
+	__u32 zero = 0, itself, routed_net;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct service *svc;
 	struct network *net;
@@ -83,6 +92,11 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 	net = svc ? bpf_map_lookup_elem(&networks, &svc->network) : 0;
 	if (!net || net->flags & NET_INTERNAL)
 		return TO_STACK;
+	if (!source_allowed(pkt, svc))
+		return -DROP_SOURCE;
+	routed_net = net->flags & NET_ROUTED;
+	if (routed_net) /* published as it is: toward() changes nothing */
+		s->opening.kind = FLOW_DIRECT;
 	itself = inside && svc->ifindex == pkt->ifindex;
 	s->opening.orig_iif = inside ? pkt->ifindex : 0;
 	toward(s, pkt, svc);
@@ -94,5 +108,38 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 		way_back(&s->reply, pkt);
 	else
 		way_unknown(&s->reply);
-	return open_finish(skb, pkt, hit, !itself);
+	return open_finish(skb, pkt, hit,
+			   routed_net ? PORT_EXACT
+			   : itself   ? PORT_OURS
+				      : PORT_PEERS);
+}
+
+/* open_ping lets an endpoint of a routed network be pinged, since its address is meant to
+ * be seen. CONTINUE and hit, or a drop.
+ */
+__noinline int open_ping(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct endpoint *ep;
+	struct network *net;
+
+	if (!pkt || !hit || !s)
+		return -DROP_DIRECT;
+	ep = endpoint_get(&pkt->tuple.dst);
+	net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
+	if (!net)
+		return -DROP_DIRECT;
+	s->opening = (struct opening){ .kind = FLOW_DIRECT };
+	s->opening.slot = ep->slot;
+	s->opening.gen = generation(ep->slot);
+	ep = endpoint_get(&pkt->tuple.dst); /* as in masquerade() */
+	if (!ep || ep->slot != s->opening.slot)
+		return -DROP_DIRECT;
+	s->opening.reply_iif = ep->ifindex;
+	s->orig.xlat = pkt->tuple;
+	open_begin(s, pkt, &s->opening);
+	way_in(&s->orig, ep->ifindex, ep->mac, net);
+	way_unknown(&s->reply);
+	return open_finish(skb, pkt, hit, PORT_EXACT);
 }

@@ -89,19 +89,41 @@ static __always_inline int needs_kernel(struct __sk_buff *skb, struct packet *pk
 	return bpf_check_mtu(skb, oif, &mtu, 0, BPF_MTU_CHK_SEGS) != 0;
 }
 
-/* source_address returns the address to masquerade as on the way out of oif: the one
- * that routing prefers, else the device's first, as Go wrote it. 0: none.
+/* learn_local remembers an address of the host for the socket programs. */
+static __always_inline void learn_local(const struct addr *addr)
+{
+	struct addr key = *addr;
+	enum local_kind kind = LOCAL_ADDRESS;
+
+	if (!bpf_map_lookup_elem(&locals, &key))
+		bpf_map_update_elem(&locals, &key, &kind, BPF_NOEXIST);
+}
+
+/* is_broadcast: the FIB does not tell the host's own addresses from broadcast ones. */
+static __always_inline int is_broadcast(const struct addr *addr)
+{
+	struct addr key = *addr;
+	enum local_kind *kind = bpf_map_lookup_elem(&locals, &key);
+
+	return bpf_ntohl(addr->w[3]) >> 28 >= 14 || (kind && *kind == LOCAL_BROADCAST);
+}
+
+/* source_address returns the address to masquerade as on the way out of oif: the
+ * network's own if it has one, else what routing prefers, else the device's first, as Go
+ * wrote it. 0: none.
  */
 static __always_inline __be32 source_address(struct __sk_buff *skb, struct packet *pkt,
-					     __u32 bridge, __u32 oif)
+					     const struct network *net, __u32 oif)
 {
 	struct uplink *up = bpf_map_lookup_elem(&uplinks, &oif);
 	struct bpf_fib_lookup *fib;
 
 	if (!up)
 		return 0;
+	if (net->snat4.w[3])
+		return net->snat4.w[3];
 	if (fib_flags & FIB_SRC &&
-	    routed(find_route(skb, pkt, &pkt->tuple, bridge, FIB_SRC | FIB_SKIP_NEIGH)) &&
+	    routed(find_route(skb, pkt, &pkt->tuple, net->bridge, FIB_SRC | FIB_SKIP_NEIGH)) &&
 	    (fib = found()) && fib->ifindex == oif && fib->ipv4_src != pkt->tuple.src.w[3])
 		return fib->ipv4_src;
 	return up->addr4.w[3];
@@ -134,6 +156,16 @@ static __always_inline void remember_way(struct packet *pkt, const struct bpf_fi
 	f->way_checked = pkt->now; /* last: it makes the others count */
 }
 
+/* may_leave: does ebnet guard the device, and may endpoints go there of their own accord,
+ * or do they only answer?
+ */
+static __always_inline int may_leave(__u32 oif, int answer)
+{
+	struct uplink *up = bpf_map_lookup_elem(&uplinks, &oif);
+
+	return up && (answer || !(up->flags & UPLINK_SIDE));
+}
+
 /* send_fresh: the flow's way out was looked up less than a second ago. */
 static __always_inline int send_fresh(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
@@ -161,11 +193,14 @@ static __always_inline long ask_about(struct __sk_buff *skb, struct packet *pkt,
 	return find_route(skb, pkt, &s->other_key, bridge, FIB_SKIP_NEIGH);
 }
 
-/* local_address: is it one of the host's own? */
+/* local_address: is it one of the host's own, and of it alone? */
 static __always_inline int local_address(struct __sk_buff *skb, struct packet *pkt,
 					 const struct addr *addr, __u32 bridge)
 {
-	return ask_about(skb, pkt, addr, bridge) == BPF_FIB_LKUP_RET_NOT_FWDED;
+	if (ask_about(skb, pkt, addr, bridge) != BPF_FIB_LKUP_RET_NOT_FWDED || is_broadcast(addr))
+		return 0;
+	learn_local(addr);
+	return 1;
 }
 
 /* lost_address: does the FIB say that it is not the host's? It says
@@ -180,14 +215,47 @@ static __always_inline int lost_address(struct __sk_buff *skb, struct packet *pk
 }
 
 /* give_up ends a conversation whose address the host has lost. */
-static __always_inline int give_up(struct packet *pkt)
+static __always_inline int give_up(struct packet *pkt, const struct hit *hit)
 {
 	struct tuple key = pkt->tuple;
 	struct flow *f = flow_get(&key);
+	struct addr lost = hit->xlat.src;
 
 	if (f)
 		flow_delete_pair(f, &key);
+	bpf_map_delete_elem(&locals, &lost);
 	return -DROP_ADDRESS_GONE;
+}
+
+/* host_sourced: does it leave with an address of the host? */
+static __always_inline int host_sourced(const struct hit *hit)
+{
+	return hit->kind == FLOW_SNAT || hit->kind == FLOW_DNAT;
+}
+
+/* check_source_kept looks, once a second, whether the host still has the address that the
+ * conversation leaves with, where the way out is not looked up here (the path without
+ * redirects). CONTINUE or a drop.
+ */
+static __always_inline int check_source_kept(struct __sk_buff *skb, struct packet *pkt,
+					     struct hit *hit)
+{
+	struct network *net;
+	struct tuple key;
+	struct flow *f;
+
+	if (!host_sourced(hit) || (__u32)pkt->now - hit->way_checked < hz)
+		return CONTINUE;
+	net = network_toward(&pkt->tuple.src);
+	if (!net)
+		return CONTINUE;
+	if (lost_address(skb, pkt, &hit->xlat.src, net->bridge))
+		return give_up(pkt, hit);
+	key = pkt->tuple;
+	f = flow_get(&key);
+	if (f)
+		f->way_checked = pkt->now;
+	return CONTINUE;
 }
 
 /* send_out translates the packet as its flow says and sends it to the uplink from the
@@ -207,15 +275,15 @@ __noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *h
 		return -DROP_REDIRECT;
 	if (hit->oif && (__u32)pkt->now - hit->way_checked < hz)
 		return send_fresh(skb, pkt, hit);
-	if (lost_address(skb, pkt, &hit->xlat.src, bridge))
-		return give_up(pkt);
+	if (host_sourced(hit) && lost_address(skb, pkt, &hit->xlat.src, bridge))
+		return give_up(pkt, hit);
 	result =
 		find_route(skb, pkt, hit->half == HALF_REPLY ? &hit->xlat : &pkt->tuple, bridge, 0);
 	fib = found();
 	if (!fib || !routed(result))
 		return TO_STACK; /* the kernel answers unreachable, or takes it itself */
 	oif = fib->ifindex;
-	if (!bpf_map_lookup_elem(&uplinks, &oif))
+	if (!may_leave(oif, hit->half == HALF_REPLY))
 		return -DROP_NOT_UPLINK;
 	if (needs_kernel(skb, pkt, oif))
 		return TO_STACK;

@@ -32,6 +32,8 @@ var reasons = [datapathDropReasonDROP_REASONS]string{
 	datapathDropReasonDROP_REWRITE:        "rewrite",
 	datapathDropReasonDROP_REDIRECT:       "redirect",
 	datapathDropReasonDROP_ADDRESS_GONE:   "source-address-gone",
+	datapathDropReasonDROP_SOURCE:         "source-not-allowed",
+	datapathDropReasonDROP_DHCP_SERVER:    "dhcp-server",
 }
 
 // Drops returns the drop counters that are not zero.
@@ -93,7 +95,10 @@ func (d *Datapath) Usage() ([]MapUse, error) {
 		{"flows_new", count[datapathTuple, datapathFlow]},
 		{"endpoints", count[datapathAddr, datapathEndpoint]},
 		{"services", count[datapathServiceKey, datapathService]},
+		{"sources", count[datapathSourceKey, uint32]},
 		{"uplinks", count[uint32, datapathUplink]},
+		{"fragments", count[datapathFragmentKey, datapathFragment]},
+		{"peers", count[datapathPeerKey, datapathPeer]},
 	} {
 		m, err := d.pinned(c.name)
 		if err != nil {

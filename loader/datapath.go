@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -23,10 +25,13 @@ type Datapath struct {
 
 var hooks = []Hook{FromContainer, FromUplink, ToUplink, FromBridge, ToBridge}
 
-// programs are the hooks' programs and the one that tells the time.
-var programs = append([]Hook{clockProgram}, hooks...)
+// programs are the hooks' programs and those that Go runs itself.
+var programs = slices.Concat([]Hook{clockProgram, forgetProgram}, hooks, slices.Sorted(maps.Keys(socketHooks)))
 
-const clockProgram Hook = "clock"
+const (
+	clockProgram  Hook = "clock"
+	forgetProgram Hook = "forget"
+)
 
 // Load puts the programs and maps into the kernel and pins them below bpffs, or
 // replaces the programs of the datapath that is pinned there: maps stay, links are
@@ -37,6 +42,9 @@ const clockProgram Hook = "clock"
 func Load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 	if cfg.MaxFlows == 0 {
 		cfg.MaxFlows = DefaultMaxFlows
+	}
+	if cfg.Timeouts == (Timeouts{}) {
+		cfg.Timeouts = DefaultTimeouts
 	}
 	kernel, err := probe(cfg)
 	if err != nil {
@@ -83,6 +91,7 @@ func describe(cfg Config, k kernel) (datapathAbout, error) {
 		MaxFlows: uint32(cfg.MaxFlows),
 		FastPath: flag(cfg.FastPath),
 		NoTcx:    flag(!k.TCX),
+		Timeouts: cfg.Timeouts.seconds(),
 	}
 	copy(about.Fingerprint[:], sum.Sum(nil))
 	return about, nil
@@ -158,6 +167,11 @@ func repin(pins layout, coll *ebpf.Collection) error {
 	}
 	for _, e := range entries {
 		at, ok := parseLink(e.Name())
+		if hook := Hook(e.Name()); isSocketHook(hook) {
+			if err := updateLink(pins.socket(hook), coll.Programs[string(hook)]); err != nil {
+				return fmt.Errorf("replace %s: %w", hook, err)
+			}
+		}
 		if !ok {
 			continue
 		}
@@ -224,11 +238,21 @@ func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
 		}
 	}
 	for name, value := range map[string]any{
-		"fast_path":   about.FastPath,
-		"hash_secret": about.Secret,
-		"hz":          k.HZ,
-		"tick_ns":     k.TickNS,
-		"fib_flags":   k.FIBFlags,
+		"fast_path":    about.FastPath,
+		"hash_secret":  about.Secret,
+		"hz":           k.HZ,
+		"tick_ns":      k.TickNS,
+		"fib_flags":    k.FIBFlags,
+		"netns_cookie": k.Netns,
+		"flows_share":  max(about.MaxFlows/2, 1),
+
+		"timeout_tcp_syn":         about.Timeouts[0],
+		"timeout_tcp_established": about.Timeouts[1],
+		"timeout_tcp_half_closed": about.Timeouts[2],
+		"timeout_tcp_closed":      about.Timeouts[3],
+		"timeout_udp_unreplied":   about.Timeouts[4],
+		"timeout_udp_replied":     about.Timeouts[5],
+		"timeout_icmp":            about.Timeouts[6],
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("set %s: %w", name, err)
@@ -276,6 +300,7 @@ func (d *Datapath) Config() Config {
 		FastPath:   d.about.FastPath == 1,
 		MaxFlows:   int(d.about.MaxFlows),
 		Secret:     d.about.Secret,
+		Timeouts:   timeoutsOf(d.about.Timeouts),
 		DisableTCX: d.about.NoTcx == 1,
 	}
 }

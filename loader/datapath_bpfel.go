@@ -21,7 +21,7 @@ type datapathAbout struct {
 	MaxFlows    uint32
 	FastPath    uint32
 	NoTcx       uint32
-	Pad         uint32
+	Timeouts    [7]uint32
 }
 
 type datapathAddr struct {
@@ -79,7 +79,9 @@ const (
 	datapathDropReasonDROP_REWRITE        datapathDropReason = 21
 	datapathDropReasonDROP_REDIRECT       datapathDropReason = 22
 	datapathDropReasonDROP_ADDRESS_GONE   datapathDropReason = 23
-	datapathDropReasonDROP_REASONS        datapathDropReason = 24
+	datapathDropReasonDROP_SOURCE         datapathDropReason = 24
+	datapathDropReasonDROP_DHCP_SERVER    datapathDropReason = 25
+	datapathDropReasonDROP_REASONS        datapathDropReason = 26
 )
 
 type datapathEndpoint struct {
@@ -110,7 +112,8 @@ type datapathFlow struct {
 	Smac       [6]uint8
 	Kind       datapathFlowKind
 	Half       datapathFlowHalf
-	Pad        [6]uint8
+	Refused    uint8
+	Pad        [5]uint8
 }
 
 type datapathFlowHalf uint8
@@ -128,6 +131,7 @@ const (
 	datapathFlowKindFLOW_HAIRPIN datapathFlowKind = 3
 	datapathFlowKindFLOW_DIRECT  datapathFlowKind = 4
 	datapathFlowKindFLOW_HOST    datapathFlowKind = 5
+	datapathFlowKindFLOW_LOCAL   datapathFlowKind = 6
 )
 
 type datapathFlowSeen uint32
@@ -140,10 +144,42 @@ const (
 	datapathFlowSeenSEEN_ACK    datapathFlowSeen = 16
 )
 
+type datapathFragment struct {
+	_     structs.HostLayout
+	Xlat  datapathTuple
+	Oif   uint32
+	Slot  uint32
+	Gen   uint32
+	Stamp uint32
+	Dmac  [6]uint8
+	Smac  [6]uint8
+	Kind  datapathFlowKind
+	Half  datapathFlowHalf
+	Pad   [2]uint8
+}
+
+type datapathFragmentKey struct {
+	_       structs.HostLayout
+	Src     datapathAddr
+	Dst     datapathAddr
+	Ifindex uint32
+	Id      uint16
+	Proto   uint8
+	Pad     uint8
+}
+
+type datapathLocalKind uint32
+
+const (
+	datapathLocalKindLOCAL_ADDRESS   datapathLocalKind = 1
+	datapathLocalKindLOCAL_BROADCAST datapathLocalKind = 2
+)
+
 type datapathNetwork struct {
 	_        structs.HostLayout
 	Gateway4 datapathAddr
 	Gateway6 datapathAddr
+	Snat4    datapathAddr
 	Bridge   uint32
 	Mtu      uint32
 	Flags    datapathNetworkFlag
@@ -160,6 +196,22 @@ const (
 	datapathNetworkFlagNET_ROUTED        datapathNetworkFlag = 8
 )
 
+type datapathPeer struct {
+	_    structs.HostLayout
+	Addr datapathAddr
+	Port uint16
+	Pad  [2]uint8
+	Slot uint32
+}
+
+type datapathPeerKey struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Addr   datapathAddr
+	Port   uint16
+	Pad    [6]uint8
+}
+
 type datapathPortWord struct {
 	_         structs.HostLayout
 	Source    uint64
@@ -175,7 +227,15 @@ type datapathService struct {
 	Slot    uint32
 	Network uint32
 	Ifindex uint32
+	Flags   datapathServiceFlag
+	Pad     [3]uint8
 }
+
+type datapathServiceFlag uint8
+
+const (
+	datapathServiceFlagSERVICE_RESTRICTED datapathServiceFlag = 1
+)
 
 type datapathServiceKey struct {
 	_     structs.HostLayout
@@ -183,6 +243,19 @@ type datapathServiceKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   uint8
+}
+
+type datapathShare struct {
+	_       structs.HostLayout
+	Held    int32
+	Refused uint32
+}
+
+type datapathSourceKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Slot      uint32
+	Addr      datapathAddr
 }
 
 type datapathSubnetKey struct {
@@ -216,8 +289,15 @@ type datapathUplink struct {
 	Addr4 datapathAddr
 	Addr6 datapathAddr
 	Mtu   uint32
-	Pad   uint32
+	Flags datapathUplinkFlag
+	Pad   [3]uint8
 }
+
+type datapathUplinkFlag uint8
+
+const (
+	datapathUplinkFlagUPLINK_SIDE datapathUplinkFlag = 1
+)
 
 // Names of all BPF objects in the ELF.
 //
@@ -227,26 +307,45 @@ const (
 	datapathMapDevices               = "devices"
 	datapathMapDrops                 = "drops"
 	datapathMapEndpoints             = "endpoints"
+	datapathMapExhausted             = "exhausted"
 	datapathMapFlows                 = "flows"
 	datapathMapFlowsNew              = "flows_new"
+	datapathMapFragments             = "fragments"
 	datapathMapGens                  = "gens"
+	datapathMapLocals                = "locals"
 	datapathMapNetworks              = "networks"
+	datapathMapPeers                 = "peers"
 	datapathMapPorts                 = "ports"
 	datapathMapScratch               = "scratch"
 	datapathMapServices              = "services"
+	datapathMapShares                = "shares"
+	datapathMapSources               = "sources"
 	datapathMapSubnets               = "subnets"
 	datapathMapUplinks               = "uplinks"
 	datapathProgClock                = "clock"
+	datapathProgConnect4             = "connect4"
+	datapathProgConnect6             = "connect6"
+	datapathProgForget               = "forget"
 	datapathProgFromBridge           = "from_bridge"
 	datapathProgFromContainer        = "from_container"
 	datapathProgFromUplink           = "from_uplink"
+	datapathProgGetpeername4         = "getpeername4"
+	datapathProgGetpeername6         = "getpeername6"
+	datapathProgPostBind4            = "post_bind4"
+	datapathProgPostBind6            = "post_bind6"
+	datapathProgRecvmsg4             = "recvmsg4"
+	datapathProgRecvmsg6             = "recvmsg6"
+	datapathProgSendmsg4             = "sendmsg4"
+	datapathProgSendmsg6             = "sendmsg6"
 	datapathProgToBridge             = "to_bridge"
 	datapathProgToUplink             = "to_uplink"
 	datapathVarClockOffset           = "clock_offset"
 	datapathVarFastPath              = "fast_path"
 	datapathVarFibFlags              = "fib_flags"
+	datapathVarFlowsShare            = "flows_share"
 	datapathVarHashSecret            = "hash_secret"
 	datapathVarHz                    = "hz"
+	datapathVarNetnsCookie           = "netns_cookie"
 	datapathVarTickNs                = "tick_ns"
 	datapathVarTimeoutIcmp           = "timeout_icmp"
 	datapathVarTimeoutTcpClosed      = "timeout_tcp_closed"
@@ -300,9 +399,20 @@ type datapathSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathProgramSpecs struct {
 	Clock         *ebpf.ProgramSpec `ebpf:"clock"`
+	Connect4      *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6      *ebpf.ProgramSpec `ebpf:"connect6"`
+	Forget        *ebpf.ProgramSpec `ebpf:"forget"`
 	FromBridge    *ebpf.ProgramSpec `ebpf:"from_bridge"`
 	FromContainer *ebpf.ProgramSpec `ebpf:"from_container"`
 	FromUplink    *ebpf.ProgramSpec `ebpf:"from_uplink"`
+	Getpeername4  *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6  *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	PostBind4     *ebpf.ProgramSpec `ebpf:"post_bind4"`
+	PostBind6     *ebpf.ProgramSpec `ebpf:"post_bind6"`
+	Recvmsg4      *ebpf.ProgramSpec `ebpf:"recvmsg4"`
+	Recvmsg6      *ebpf.ProgramSpec `ebpf:"recvmsg6"`
+	Sendmsg4      *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6      *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 	ToBridge      *ebpf.ProgramSpec `ebpf:"to_bridge"`
 	ToUplink      *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
@@ -315,13 +425,19 @@ type datapathMapSpecs struct {
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
 	Drops     *ebpf.MapSpec `ebpf:"drops"`
 	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
+	Exhausted *ebpf.MapSpec `ebpf:"exhausted"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	FlowsNew  *ebpf.MapSpec `ebpf:"flows_new"`
+	Fragments *ebpf.MapSpec `ebpf:"fragments"`
 	Gens      *ebpf.MapSpec `ebpf:"gens"`
+	Locals    *ebpf.MapSpec `ebpf:"locals"`
 	Networks  *ebpf.MapSpec `ebpf:"networks"`
+	Peers     *ebpf.MapSpec `ebpf:"peers"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Services  *ebpf.MapSpec `ebpf:"services"`
+	Shares    *ebpf.MapSpec `ebpf:"shares"`
+	Sources   *ebpf.MapSpec `ebpf:"sources"`
 	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
 	Uplinks   *ebpf.MapSpec `ebpf:"uplinks"`
 }
@@ -333,8 +449,10 @@ type datapathVariableSpecs struct {
 	ClockOffset           *ebpf.VariableSpec `ebpf:"clock_offset"`
 	FastPath              *ebpf.VariableSpec `ebpf:"fast_path"`
 	FibFlags              *ebpf.VariableSpec `ebpf:"fib_flags"`
+	FlowsShare            *ebpf.VariableSpec `ebpf:"flows_share"`
 	HashSecret            *ebpf.VariableSpec `ebpf:"hash_secret"`
 	Hz                    *ebpf.VariableSpec `ebpf:"hz"`
+	NetnsCookie           *ebpf.VariableSpec `ebpf:"netns_cookie"`
 	TickNs                *ebpf.VariableSpec `ebpf:"tick_ns"`
 	TimeoutIcmp           *ebpf.VariableSpec `ebpf:"timeout_icmp"`
 	TimeoutTcpClosed      *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
@@ -369,13 +487,19 @@ type datapathMaps struct {
 	Devices   *ebpf.Map `ebpf:"devices"`
 	Drops     *ebpf.Map `ebpf:"drops"`
 	Endpoints *ebpf.Map `ebpf:"endpoints"`
+	Exhausted *ebpf.Map `ebpf:"exhausted"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	FlowsNew  *ebpf.Map `ebpf:"flows_new"`
+	Fragments *ebpf.Map `ebpf:"fragments"`
 	Gens      *ebpf.Map `ebpf:"gens"`
+	Locals    *ebpf.Map `ebpf:"locals"`
 	Networks  *ebpf.Map `ebpf:"networks"`
+	Peers     *ebpf.Map `ebpf:"peers"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Services  *ebpf.Map `ebpf:"services"`
+	Shares    *ebpf.Map `ebpf:"shares"`
+	Sources   *ebpf.Map `ebpf:"sources"`
 	Subnets   *ebpf.Map `ebpf:"subnets"`
 	Uplinks   *ebpf.Map `ebpf:"uplinks"`
 }
@@ -386,13 +510,19 @@ func (m *datapathMaps) Close() error {
 		m.Devices,
 		m.Drops,
 		m.Endpoints,
+		m.Exhausted,
 		m.Flows,
 		m.FlowsNew,
+		m.Fragments,
 		m.Gens,
+		m.Locals,
 		m.Networks,
+		m.Peers,
 		m.Ports,
 		m.Scratch,
 		m.Services,
+		m.Shares,
+		m.Sources,
 		m.Subnets,
 		m.Uplinks,
 	)
@@ -405,8 +535,10 @@ type datapathVariables struct {
 	ClockOffset           *ebpf.Variable `ebpf:"clock_offset"`
 	FastPath              *ebpf.Variable `ebpf:"fast_path"`
 	FibFlags              *ebpf.Variable `ebpf:"fib_flags"`
+	FlowsShare            *ebpf.Variable `ebpf:"flows_share"`
 	HashSecret            *ebpf.Variable `ebpf:"hash_secret"`
 	Hz                    *ebpf.Variable `ebpf:"hz"`
+	NetnsCookie           *ebpf.Variable `ebpf:"netns_cookie"`
 	TickNs                *ebpf.Variable `ebpf:"tick_ns"`
 	TimeoutIcmp           *ebpf.Variable `ebpf:"timeout_icmp"`
 	TimeoutTcpClosed      *ebpf.Variable `ebpf:"timeout_tcp_closed"`
@@ -422,9 +554,20 @@ type datapathVariables struct {
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathPrograms struct {
 	Clock         *ebpf.Program `ebpf:"clock"`
+	Connect4      *ebpf.Program `ebpf:"connect4"`
+	Connect6      *ebpf.Program `ebpf:"connect6"`
+	Forget        *ebpf.Program `ebpf:"forget"`
 	FromBridge    *ebpf.Program `ebpf:"from_bridge"`
 	FromContainer *ebpf.Program `ebpf:"from_container"`
 	FromUplink    *ebpf.Program `ebpf:"from_uplink"`
+	Getpeername4  *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6  *ebpf.Program `ebpf:"getpeername6"`
+	PostBind4     *ebpf.Program `ebpf:"post_bind4"`
+	PostBind6     *ebpf.Program `ebpf:"post_bind6"`
+	Recvmsg4      *ebpf.Program `ebpf:"recvmsg4"`
+	Recvmsg6      *ebpf.Program `ebpf:"recvmsg6"`
+	Sendmsg4      *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6      *ebpf.Program `ebpf:"sendmsg6"`
 	ToBridge      *ebpf.Program `ebpf:"to_bridge"`
 	ToUplink      *ebpf.Program `ebpf:"to_uplink"`
 }
@@ -432,9 +575,20 @@ type datapathPrograms struct {
 func (p *datapathPrograms) Close() error {
 	return _DatapathClose(
 		p.Clock,
+		p.Connect4,
+		p.Connect6,
+		p.Forget,
 		p.FromBridge,
 		p.FromContainer,
 		p.FromUplink,
+		p.Getpeername4,
+		p.Getpeername6,
+		p.PostBind4,
+		p.PostBind6,
+		p.Recvmsg4,
+		p.Recvmsg6,
+		p.Sendmsg4,
+		p.Sendmsg6,
 		p.ToBridge,
 		p.ToUplink,
 	)

@@ -107,6 +107,9 @@ func (d *Datapath) retire(slots ...uint32) error {
 		if err := m.Put(slot, gen+1); err != nil {
 			return fmt.Errorf("raise generation %d: %w", slot, err)
 		}
+		if err := d.put("shares", slot, datapathShare{}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

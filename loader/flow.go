@@ -1,22 +1,12 @@
 package loader
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/cilium/ebpf"
-)
-
-// Seconds that idle conversations live; the defaults of bpf/config.h.
-const (
-	tcpSyn         = 60
-	tcpEstablished = 7440
-	tcpHalfClosed  = 120
-	tcpClosed      = 30
-	udpUnreplied   = 30
-	udpReplied     = 180
-	icmpIdle       = 60
 )
 
 // half is one entry of the flow tables.
@@ -44,7 +34,7 @@ func (d *Datapath) Flows(yield func(Flow) bool) error {
 		if h.flow.Half != datapathFlowHalfHALF_ORIG || gens(h.flow.Slot) != h.flow.Gen {
 			continue
 		}
-		f := newFlow(key, h, halves[reverse(h.flow.Xlat)], now)
+		f := d.newFlow(key, h, halves[reverse(h.flow.Xlat)], now)
 		if f.Expires > 0 && !yield(f) {
 			return nil
 		}
@@ -84,10 +74,10 @@ func reverse(t datapathTuple) datapathTuple {
 }
 
 // newFlow puts both directions of a conversation together. now is in jiffies.
-func newFlow(key datapathTuple, orig, reply half, now clock) Flow {
+func (d *Datapath) newFlow(key datapathTuple, orig, reply half, now clock) Flow {
 	f := orig.flow
 	last := max(f.LastSeen, reply.flow.LastSeen)
-	state, seconds := life(key.Proto, f.Seen, f.PeerSeen)
+	state, idle := d.life(key.Proto, f.Seen, f.PeerSeen)
 	return Flow{
 		Protocol:      protocolName(key.Proto),
 		State:         state,
@@ -100,31 +90,32 @@ func newFlow(key datapathTuple, orig, reply half, now clock) Flow {
 		Packets:       f.Packets + reply.flow.Packets,
 		Bytes:         f.Bytes + reply.flow.Bytes,
 		Confirmed:     orig.confirmed,
-		Expires:       time.Duration(seconds)*time.Second - now.since(last),
+		Expires:       idle - now.since(last),
 	}
 }
 
-// life names the state of a conversation and returns how many seconds it may be silent
-// in it; as timeout_of() in bpf/flow.h.
-func life(proto uint8, seen, peer datapathFlowSeen) (string, int) {
+// life names the state of a conversation and returns how long it may be silent in it; as
+// timeout_of() in bpf/flow.h.
+func (d *Datapath) life(proto uint8, seen, peer datapathFlowSeen) (string, time.Duration) {
+	t := timeoutsOf(d.about.Timeouts)
 	const syn, fin, rst = datapathFlowSeenSEEN_SYN, datapathFlowSeenSEEN_FIN, datapathFlowSeenSEEN_RST
 	switch {
 	case proto == 1 && peer == 0:
-		return "unreplied", icmpIdle
+		return "unreplied", t.ICMP
 	case proto == 1:
-		return "replied", icmpIdle
+		return "replied", t.ICMP
 	case proto == uint8(UDP) && peer == 0:
-		return "unreplied", udpUnreplied
+		return "unreplied", t.UDPUnreplied
 	case proto == uint8(UDP):
-		return "replied", udpReplied
+		return "replied", t.UDPReplied
 	case (seen|peer)&rst != 0, seen&peer&fin != 0:
-		return "closed", tcpClosed
+		return "closed", t.TCPClosed
 	case (seen|peer)&fin != 0:
-		return "half-closed", tcpHalfClosed
+		return "half-closed", t.TCPHalfClosed
 	case seen&peer&syn != 0:
-		return "established", tcpEstablished
+		return "established", t.TCPEstablished
 	}
-	return "syn", tcpSyn
+	return "syn", t.TCPSyn
 }
 
 func protocolName(p uint8) string {
@@ -168,20 +159,53 @@ func (d *Datapath) FlushFlows(match func(Flow) bool) (int, error) {
 	}
 	n := 0
 	for key, h := range halves {
-		if h.flow.Half != datapathFlowHalfHALF_ORIG || !match(newFlow(key, h, halves[reverse(h.flow.Xlat)], now)) {
+		if h.flow.Half != datapathFlowHalfHALF_ORIG || !match(d.newFlow(key, h, halves[reverse(h.flow.Xlat)], now)) {
 			continue
 		}
+		if err := d.forget(key); err != nil {
+			return n, err
+		}
 		n++
-		// The reply direction last: it is what reserves the port.
-		for _, k := range []datapathTuple{key, reverse(h.flow.Xlat)} {
-			for _, name := range []string{"flows", "flows_new"} {
-				if err := d.remove(name, k); err != nil {
-					return n, err
-				}
-			}
+	}
+	return n, d.forgetExhausted()
+}
+
+// forgetExhausted lets searches for a source port be made again at once.
+func (d *Datapath) forgetExhausted() error {
+	m, err := d.pinned("exhausted")
+	if err != nil {
+		return err
+	}
+	var keys []datapathServiceKey
+	if err := each(m, func(k *datapathServiceKey, _ *uint32) bool {
+		keys = append(keys, *k)
+		return true
+	}); err != nil {
+		return fmt.Errorf("read map exhausted: %w", err)
+	}
+	for _, k := range keys {
+		if err := d.remove("exhausted", k); err != nil {
+			return err
 		}
 	}
-	return n, nil
+	return nil
+}
+
+// forget ends a conversation by the tuple of its first packet. A program does it, since
+// only the programs can keep the count of the owner's share.
+func (d *Datapath) forget(key datapathTuple) error {
+	p, err := d.program(forgetProgram)
+	if err != nil {
+		return err
+	}
+	data := make([]byte, 64)
+	if _, err := binary.Encode(data, binary.NativeEndian, key); err != nil {
+		return err
+	}
+	if _, err := p.Run(&ebpf.RunOptions{Data: data}); err != nil {
+		return fmt.Errorf("run program forget: %w", permission(err))
+	}
+	return nil
 }
 
 // clock is a moment in the datapath's time.

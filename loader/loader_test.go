@@ -37,25 +37,9 @@ func TestEveryDropReasonHasAName(t *testing.T) {
 	}
 }
 
-// The object's constants and the ones that `ebnet flows` counts with are the same.
-func TestTimeouts(t *testing.T) {
-	spec, err := loadDatapath()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]uint32{
-		"timeout_tcp_syn":         tcpSyn,
-		"timeout_tcp_established": tcpEstablished,
-		"timeout_tcp_half_closed": tcpHalfClosed,
-		"timeout_tcp_closed":      tcpClosed,
-		"timeout_udp_unreplied":   udpUnreplied,
-		"timeout_udp_replied":     udpReplied,
-		"timeout_icmp":            icmpIdle,
-	} {
-		var got uint32
-		if err := spec.Variables[name].Get(&got); err != nil || got != want {
-			t.Errorf("%s: %d in the object, %d here, %v", name, got, want, err)
-		}
+func TestTimeoutsThereAndBack(t *testing.T) {
+	if got := timeoutsOf(DefaultTimeouts.seconds()); got != DefaultTimeouts {
+		t.Errorf("%v became %v", DefaultTimeouts, got)
 	}
 }
 
@@ -104,7 +88,7 @@ func TestPortSet(t *testing.T) {
 func TestLinkNames(t *testing.T) {
 	l := layoutOf("/x")
 	at := Attachment{Hook: FromContainer, Ifindex: 42}
-	if l.link(at.Hook, at.Ifindex) != "/x/v1/links/from_container-42" {
+	if l.link(at.Hook, at.Ifindex) != "/x/v2/links/from_container-42" {
 		t.Error(l.link(at.Hook, at.Ifindex))
 	}
 	if got, ok := parseLink("from_container-42"); !ok || got != at {

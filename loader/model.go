@@ -21,12 +21,54 @@ type Config struct {
 	// programs does not move ports.
 	Secret uint64
 
+	// Timeouts are how long idle conversations live; the zero value means
+	// DefaultTimeouts.
+	Timeouts Timeouts
+
 	// DisableTCX attaches by clsact filters even where the kernel has tcx.
 	DisableTCX bool
 }
 
 // DefaultMaxFlows is the flow table's capacity in conversations.
 const DefaultMaxFlows = 256 << 10
+
+// Timeouts are how long conversations live without a packet, in whole seconds.
+type Timeouts struct {
+	TCPSyn         time.Duration // opened, not yet answered
+	TCPEstablished time.Duration
+	TCPHalfClosed  time.Duration // a FIN of one side
+	TCPClosed      time.Duration // a FIN of both sides or an RST
+	UDPUnreplied   time.Duration
+	UDPReplied     time.Duration
+	ICMP           time.Duration
+}
+
+// DefaultTimeouts are at or above what the RFCs ask for: 5382 REQ-5 (established, 2 h
+// 4 min), 4787 REQ-5 (UDP, 2 min), 5508 REQ-1 (ICMP, 60 s).
+var DefaultTimeouts = Timeouts{
+	TCPSyn:         60 * time.Second,
+	TCPEstablished: 7440 * time.Second,
+	TCPHalfClosed:  120 * time.Second,
+	TCPClosed:      30 * time.Second,
+	UDPUnreplied:   30 * time.Second,
+	UDPReplied:     180 * time.Second,
+	ICMP:           60 * time.Second,
+}
+
+// seconds are the timeouts in the order of bpf/config.h.
+func (t Timeouts) seconds() (s [7]uint32) {
+	for i, d := range []time.Duration{t.TCPSyn, t.TCPEstablished, t.TCPHalfClosed, t.TCPClosed,
+		t.UDPUnreplied, t.UDPReplied, t.ICMP} {
+		s[i] = uint32(d / time.Second)
+	}
+	return s
+}
+
+// timeoutsOf is the inverse of seconds.
+func timeoutsOf(s [7]uint32) Timeouts {
+	d := func(i int) time.Duration { return time.Duration(s[i]) * time.Second }
+	return Timeouts{d(0), d(1), d(2), d(3), d(4), d(5), d(6)}
+}
 
 // Hook names one of the programs by where it is attached.
 type Hook string
@@ -56,10 +98,14 @@ type Network struct {
 	BridgeMAC net.HardwareAddr // 6 bytes
 	MTU       int              // bytes, of the bridge and its endpoints
 
+	// SNAT is the source address of what leaves, the zero Addr where it is the one
+	// that routing prefers.
+	SNAT netip.Addr
+
 	Internal   bool // no way out or in but the gateway
 	ICC        bool // endpoints of the network may talk to each other
-	Masquerade bool // translate what leaves to the uplink's address
-	Routed     bool // neither translated nor closed to direct access
+	Masquerade bool // translate what leaves; if not, it leaves with the endpoint's address
+	Routed     bool // no translation at all: published ports are those of the endpoints' addresses
 }
 
 // MaxNetworks bounds Network.ID from above (exclusive).
@@ -89,7 +135,8 @@ const (
 )
 
 // Publication is one published port or one range of them, mapped one to one:
-// HostAddr:HostPort+i goes to Addr:Port+i.
+// HostAddr:HostPort+i goes to Addr:Port+i. In a routed network HostAddr is Addr and
+// HostPort is Port; no port of the host is taken then.
 type Publication struct {
 	Slot     uint32     // see Endpoint.Slot
 	Protocol Protocol   // TCP or UDP
@@ -101,6 +148,10 @@ type Publication struct {
 	MAC      net.HardwareAddr
 	Addr     netip.Addr // of the endpoint
 	Port     uint16     // first port of the endpoint, host byte order
+
+	// From are the only sources that may use the ports, all if there are none. The
+	// host itself always may.
+	From []netip.Prefix
 }
 
 // Uplink is a device that leads outside.
@@ -108,6 +159,11 @@ type Uplink struct {
 	Ifindex int
 	Addrs   []netip.Addr // source addresses where the kernel does not choose
 	MTU     int
+
+	// Side is set where the device leads to others on this host (a bridge of another
+	// container engine): published ports are open to them, but endpoints' packets do
+	// not go there on their own.
+	Side bool
 }
 
 // PortSet is a set of port numbers, one bit each: port p is bit p%64 of word
@@ -165,6 +221,16 @@ type Drops struct {
 type MapUse struct {
 	Name      string
 	Used, Max int
+}
+
+// Share is how much of the flow table the owner of a slot has.
+type Share struct {
+	Slot uint32
+	Held int // confirmed conversations
+
+	// Refused is how often a conversation was not confirmed because the owner has its
+	// share already. It works all the same, but new ones may push it out.
+	Refused int
 }
 
 // Attachment is a program on a device.

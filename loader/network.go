@@ -17,6 +17,7 @@ func (d *Datapath) PutNetwork(n Network) error {
 	value := datapathNetwork{
 		Gateway4: toAddr(v4),
 		Gateway6: toAddr(v6),
+		Snat4:    toAddr(n.SNAT),
 		Bridge:   uint32(n.Bridge),
 		Mtu:      uint32(n.MTU),
 		Flags:    networkFlags(n),

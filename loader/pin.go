@@ -15,7 +15,7 @@ import (
 
 // ABI is the version of the pinned layout, EBNET_ABI in bpf/abi.h. It names the
 // directory, so that a build with another layout never reads these maps.
-const ABI = 1
+const ABI = 2
 
 // mountSource marks a bpf file system that ebnet mounted, in /proc/mounts, so
 // that Remove takes away none that somebody else made.
@@ -38,6 +38,9 @@ func (l layout) program(n string) string {
 func (l layout) link(h Hook, ifindex int) string {
 	return filepath.Join(l.links(), string(h)+"-"+strconv.Itoa(ifindex))
 }
+
+// socket is where the link of a socket program is pinned.
+func (l layout) socket(h Hook) string { return filepath.Join(l.links(), string(h)) }
 
 // parseLink is the inverse of layout.link for the file's name.
 func parseLink(name string) (Attachment, bool) {

@@ -18,6 +18,7 @@ type kernel struct {
 	TickNS   uint32 // nanoseconds between two of them
 	FIBFlags uint32 // flags that bpf_fib_lookup knows
 	TCX      bool
+	Netns    uint64 // cookie of the network namespace
 }
 
 // Flags of bpf_fib_lookup and the first kernel with each.
@@ -37,6 +38,9 @@ func probe(cfg Config) (kernel, error) {
 	}
 	k.TickNS = uint32(tick)
 	k.HZ = uint32((time.Second + tick/2) / tick)
+	if k.Netns, err = netnsCookie(); err != nil {
+		return k, err
+	}
 	for _, flag := range []uint32{fibSkipNeigh, fibSrc} {
 		ok, err := fibKnows(flag)
 		if err != nil {
@@ -61,6 +65,21 @@ func jiffy() (time.Duration, error) {
 		return 0, fmt.Errorf("read the resolution of the coarse clock: %w", err)
 	}
 	return time.Duration(res.Nsec), nil
+}
+
+// netnsCookie returns what socket programs see of the present network namespace
+// (SO_NETNS_COOKIE, Linux 5.14).
+func netnsCookie() (uint64, error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open a socket: %w", permission(err))
+	}
+	defer func() { _ = unix.Close(s) }()
+	cookie, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("%w: read the network namespace's cookie: %w", ErrUnsupported, err)
+	}
+	return cookie, nil
 }
 
 // fibKnows asks bpf_fib_lookup about interface 0 with the flag: a kernel that does

@@ -21,7 +21,9 @@ func (d *Datapath) Publish(ps ...Publication) error {
 		if p.Slot == 0 || p.Slot >= MaxSlots || p.Count < 1 || int(p.HostPort)+p.Count > 65536 || int(p.Port)+p.Count > 65536 {
 			return fmt.Errorf("publication of slot %d: out of range", p.Slot)
 		}
-		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+		if !p.direct() {
+			setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+		}
 	}
 	// The bit first: a port that nobody serves yet goes to the host, as it did.
 	before := make([]uint64, 2*len(tcp))
@@ -59,10 +61,51 @@ func (d *Datapath) publishOne(m *ebpf.Map, p Publication) error {
 	}); err != nil {
 		return err
 	}
+	if err := d.allow(p); err != nil {
+		return err
+	}
 	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
 		return fmt.Errorf("write map services: %w", full(err))
 	}
 	return d.retire(stale...)
+}
+
+// direct reports whether the ports are the endpoint's own, of a routed network.
+func (p Publication) direct() bool { return p.HostAddr.IsValid() && p.HostAddr == p.Addr }
+
+// sourceKeys are the entries that let the sources of a publication in.
+func sourceKeys(p Publication) []datapathSourceKey {
+	keys := make([]datapathSourceKey, len(p.From))
+	for i, from := range p.From {
+		k := subnetKey(from)
+		keys[i] = datapathSourceKey{Prefixlen: 32 + k.Prefixlen, Slot: p.Slot, Addr: k.Addr}
+	}
+	return keys
+}
+
+// allow lets the sources in.
+func (d *Datapath) allow(p Publication) error {
+	m, err := d.pinned("sources")
+	if err != nil {
+		return err
+	}
+	keys := sourceKeys(p)
+	for _, k := range keys {
+		if err := m.Put(k, uint32(1)); err != nil {
+			return fmt.Errorf("write map sources: %w", full(err))
+		}
+	}
+	return nil
+}
+
+// disallow is the inverse of allow.
+func (d *Datapath) disallow(p Publication) error {
+	for _, k := range sourceKeys(p) {
+		if err := d.remove("sources", k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serviceEntries spreads a range: the datapath looks ports up one by one.
@@ -79,6 +122,9 @@ func serviceEntries(p Publication) ([]datapathServiceKey, []datapathService) {
 		Slot:    p.Slot,
 		Network: p.Network,
 		Ifindex: uint32(p.Ifindex),
+	}
+	if len(p.From) > 0 {
+		value.Flags = datapathServiceFlagSERVICE_RESTRICTED
 	}
 	for i := range keys {
 		keys[i] = datapathServiceKey{Addr: host, Port: bigEndian(p.HostPort + uint16(i)), Proto: uint8(p.Protocol)}
@@ -102,7 +148,9 @@ func (d *Datapath) Unpublish(ps []Publication, stillTCP, stillUDP *PortSet) erro
 	}
 	var tcp, udp PortSet
 	for _, p := range ps {
-		setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+		if !p.direct() {
+			setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+		}
 	}
 	return d.changePorts(func(i int, w *datapathPortWord) {
 		w.Published &^= word(i, &tcp, &udp) &^ word(i, stillTCP, stillUDP)
@@ -117,6 +165,9 @@ func (d *Datapath) withdraw(m *ebpf.Map, ps []Publication) error {
 			return fmt.Errorf("delete from map services: %w", err)
 		}
 		if err := d.retire(p.Slot); err != nil {
+			return err
+		}
+		if err := d.disallow(p); err != nil {
 			return err
 		}
 	}

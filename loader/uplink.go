@@ -5,7 +5,11 @@ import "fmt"
 // PutUplink adds an uplink or replaces what is known of it.
 func (d *Datapath) PutUplink(u Uplink) error {
 	v4, v6 := byFamily(u.Addrs)
-	return d.put("uplinks", uint32(u.Ifindex), datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)})
+	value := datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)}
+	if u.Side {
+		value.Flags = datapathUplinkFlagUPLINK_SIDE
+	}
+	return d.put("uplinks", uint32(u.Ifindex), value)
 }
 
 // DeleteUplink removes an uplink. One that is not there is no error.

@@ -166,7 +166,7 @@ func TestPrivilegedLatePacketsOpenNothing(t *testing.T) {
 func TestPrivilegedUntranslatable(t *testing.T) {
 	h := newHost(t, true)
 	fragment := fromA(udp, 0, 5000, remote, 53)
-	fragment.moreFragment = true
+	fragment.fragmentOff = 64 // and no first one before it
 	h.expectDrop(loader.FromContainer, h.a, fragment, "fragment")
 	gre := fromA(47, 0, 0, remote, 0)
 	h.expectDrop(loader.FromContainer, h.a, gre, "protocol")
