@@ -63,6 +63,23 @@ static __always_inline int error_inside(struct __sk_buff *skb, struct packet *pk
 	return ret ? ret : deliver_inside(skb, pkt, hit);
 }
 
+/* open_to_host: a packet to one of the host's addresses that belongs to no conversation by way
+ * of a published port. It may be the first of one, even if it is known as the host's: the
+ * port may be published by now.
+ */
+__noinline int open_to_host(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, int known)
+{
+	int ret = TO_STACK;
+
+	if (!pkt || !hit || !pkt->opens)
+		return TO_STACK; /* the host resets what it does not know */
+	if (port_published(pkt->tuple.proto, pkt->tuple.dport))
+		ret = publish(skb, pkt, hit, 1);
+	if (ret == TO_STACK)
+		return known ? TO_STACK : open_local(skb, pkt, hit);
+	return ret ? ret : deliver_inside(skb, pkt, hit);
+}
+
 /* to_host: an endpoint's packet to one of the host's addresses is for a published port, or
  * for the host itself, or for what another engine makes of it.
  */
@@ -77,16 +94,10 @@ static __always_inline int to_host(struct __sk_buff *skb, struct packet *pkt, st
 		return (ret = error_inside(skb, pkt, hit)) ? ret : TO_STACK;
 	if (!trackable(pkt) || pkt->tuple.proto == IPPROTO_ICMP)
 		return TO_STACK;
-	if (conversation(pkt, pkt->ifindex, hit) == FLOW_HIT)
-		return hit->kind == FLOW_HAIRPIN ? deliver_inside(skb, pkt, hit) : TO_STACK;
-	if (!pkt->opens)
-		return TO_STACK; /* the host resets what it does not know */
-	ret = TO_STACK;
-	if (port_published(pkt->tuple.proto, pkt->tuple.dport))
-		ret = publish(skb, pkt, hit, 1);
-	if (ret == TO_STACK)
-		return open_local(skb, pkt, hit);
-	return ret ? ret : deliver_inside(skb, pkt, hit);
+	ret = conversation(pkt, pkt->ifindex, hit);
+	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
+		return deliver_inside(skb, pkt, hit);
+	return open_to_host(skb, pkt, hit, ret == FLOW_HIT);
 }
 
 /* forward_new decides about a packet of an endpoint that no flow knows. */
@@ -127,6 +138,8 @@ static __always_inline int leave_network(struct __sk_buff *skb, struct packet *p
 	ret = fast_path && trackable(pkt) ? conversation(pkt, pkt->ifindex, hit) : FLOW_MISS;
 	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
 		return deliver_inside(skb, pkt, hit);
+	if (ret == FLOW_HIT && hit->kind == FLOW_LOCAL)
+		return open_to_host(skb, pkt, hit, 1);
 	if (ret == FLOW_HIT)
 		return send_out(skb, pkt, hit, net->bridge);
 	if (ret == FLOW_TOMBSTONE)

@@ -91,14 +91,16 @@ static __always_inline int claim_over(struct tuple *key, __u64 now)
 }
 
 /* claim_again frees the key of the conversation that is being opened: of one that is
- * over, of a closed one, since the same two parties want it back, and of one that
- * another endpoint had which had the address before.
+ * over, of a closed one, since the same two parties want it back, of one that another
+ * endpoint had which had the address before, and of one with the host, if its port is
+ * published by now.
  */
 static __always_inline void claim_again(struct scratch *s, __u64 now)
 {
 	struct flow *f = flow_get(&s->orig_key);
 
-	if (f && (f->iif != s->orig.iif || flow_closed(f, s->orig_key.proto) || flow_stale(f, now)))
+	if (f && (f->iif != s->orig.iif || f->kind == FLOW_LOCAL ||
+		  flow_closed(f, s->orig_key.proto) || flow_stale(f, now)))
 		flow_delete_pair(f, &s->orig_key);
 }
 
@@ -220,13 +222,11 @@ static __always_inline __u32 *exhausted_at(struct scratch *s, struct service_key
 }
 
 /* search_port tries all candidates. */
-static __noinline int search_port(struct search *search, struct scratch *s, struct packet *pkt)
+static __always_inline int search_port(struct search *search, struct scratch *s, struct packet *pkt)
 {
 	__u32 *stamp, now;
 	struct service_key key;
 
-	if (!search || !s || !pkt)
-		return TAKEN;
 	now = pkt->now;
 	stamp = exhausted_at(s, &key);
 	if (stamp && now - *stamp < hz / EXHAUSTED_FOR)
