@@ -268,7 +268,8 @@ enum drop_reason {
 	DROP_ADDRESS_GONE = 23, /* the host has lost the address it was translated to */
 	DROP_SOURCE = 24, /* not among those who may use the published port (--from) */
 	DROP_DHCP_SERVER = 25, /* an endpoint that plays the DHCP server */
-	DROP_REASONS = 26,
+	DROP_LOOPBACK = 26, /* to 127.0.0.0/8, which stays within a host (RFC 1122 3.2.1.3) */
+	DROP_REASONS = 27,
 };
 
 struct drop_key {

@@ -112,7 +112,7 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 	    !(fib = found()))
 		return to_host(skb, pkt, hit, net); /* or the kernel says unreachable */
 	oif = fib->ifindex;
-	if (!may_leave(oif, pkt->error))
+	if (!may_leave(oif, pkt->error || !fast_path)) /* else to_uplink knows what it answers */
 		return -DROP_NOT_UPLINK;
 	if (net->flags & NET_INTERNAL)
 		return -DROP_INTERNAL;
@@ -182,6 +182,8 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return ret;
 	if (plays_dhcp(pkt))
 		return -DROP_DHCP_SERVER;
+	if (is_loopback(pkt->tuple.dst.w[3]))
+		return -DROP_LOOPBACK;
 	if (dev->published && (ret = answer_inside(skb, pkt, hit)))
 		return ret;
 	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);

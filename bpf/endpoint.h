@@ -135,8 +135,13 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 /* network_of returns the id of the network that an address belongs to, 0 if none. */
 static __always_inline __u32 network_of(const struct addr *addr)
 {
-	struct subnet_key key = { .prefixlen = 128, .addr = *addr };
-	__u32 *id = bpf_map_lookup_elem(&subnets, &key);
+	__u32 zero = 0, *id;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
+	if (!s)
+		return 0;
+	s->subnet_key.prefixlen = 128;
+	s->subnet_key.addr = *addr;
+	id = bpf_map_lookup_elem(&subnets, &s->subnet_key);
 	return id ? *id : 0;
 }

@@ -208,6 +208,15 @@ struct hit {
 	__u32 iif; /* of the entry, 0: from outside, or the host's */
 };
 
+/* A search for a source port. */
+struct port_search {
+	__u64 now;
+	__u32 start;
+	__u32 result; /* enum reserved */
+	__u32 choice; /* enum port_choice */
+	__u32 pad;
+};
+
 struct scratch {
 	struct packet packet;
 	struct hit hit;
@@ -223,6 +232,10 @@ struct scratch {
 	struct opening opening;
 	struct fragment_key fragment_key;
 	struct fragment fragment;
+	struct port_search search;
+	struct service_key service_key;
+	struct source_key source_key;
+	struct subnet_key subnet_key;
 };
 
 struct {

@@ -136,12 +136,9 @@ static __always_inline __u32 candidate(__u32 start, __u32 i)
 	return port & (PORTS - 1);
 }
 
-struct search {
+/* What a step of the search is given; a context may not be kept in a map. */
+struct step {
 	struct __sk_buff *skb;
-	__u64 now;
-	__u32 start;
-	__u32 result; /* enum reserved */
-	__u32 choice; /* enum port_choice */
 };
 
 /* set_reply_port puts a candidate where the reply's destination port is: our source
@@ -182,61 +179,55 @@ static __noinline int host_socket(struct __sk_buff *skb, struct scratch *s)
 	return 1;
 }
 
-static __always_inline int try_port(struct scratch *s, struct search *search, __u32 port,
+static __always_inline int try_port(struct __sk_buff *skb, struct scratch *s, __u32 port,
 				    __u32 restricted)
 {
 	if (restricted && !port_free_to_use(s->reply_key.proto, port))
 		return TAKEN;
 	set_reply_port(s, port);
-	if (!claim_over(&s->reply_key, search->now))
+	if (!claim_over(&s->reply_key, s->search.now))
 		return TAKEN;
-	if (restricted && host_socket(search->skb, s))
+	if (restricted && host_socket(skb, s))
 		return TAKEN;
 	return reserve(s);
 }
 
-static long search_step(__u32 i, struct search *search)
+static long search_step(__u32 i, struct step *step)
 {
-	__u32 zero = 0, port = candidate(search->start, i);
+	__u32 zero = 0, port;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
 	if (!s)
 		return 1;
-	if (search->choice == PORT_PEERS && port < 1024)
+	port = candidate(s->search.start, i);
+	if (s->search.choice == PORT_PEERS && port < 1024)
 		return 0;
-	search->result = try_port(s, search, port, search->choice != PORT_PEERS);
-	return search->result != TAKEN;
+	s->search.result = try_port(step->skb, s, port, s->search.choice != PORT_PEERS);
+	return s->search.result != TAKEN;
 }
 
 /* A search that found nothing is not repeated for this many parts of a second. */
 #define EXHAUSTED_FOR 4
 
-/* exhausted_at returns when no port was free toward the peer of the reply key; null: never. */
-static __always_inline __u32 *exhausted_at(struct scratch *s, struct service_key *key)
+/* search_port tries all candidates, unless that was in vain just now. */
+static __always_inline int search_port(struct __sk_buff *skb, struct scratch *s, struct packet *pkt)
 {
-	key->addr = s->reply_key.src;
-	key->port = s->reply_key.sport;
-	key->proto = s->reply_key.proto;
-	key->pad = 0;
-	return bpf_map_lookup_elem(&exhausted, key);
-}
+	struct step step = { .skb = skb };
+	__u32 now = pkt->now, *stamp;
 
-/* search_port tries all candidates. */
-static __always_inline int search_port(struct search *search, struct scratch *s, struct packet *pkt)
-{
-	__u32 *stamp, now;
-	struct service_key key;
-
-	now = pkt->now;
-	stamp = exhausted_at(s, &key);
+	s->service_key.addr = s->reply_key.src;
+	s->service_key.port = s->reply_key.sport;
+	s->service_key.proto = s->reply_key.proto;
+	stamp = bpf_map_lookup_elem(&exhausted, &s->service_key);
 	if (stamp && now - *stamp < hz / EXHAUSTED_FOR)
 		return TAKEN;
-	search->start = mix(hash_secret ^ ((__u64)pkt->tuple.src.w[3] << 32 |
-					   (__u32)pkt->tuple.sport << 8 | pkt->tuple.proto));
-	bpf_loop(PORTS + SCATTERED, search_step, search, 0);
-	if (search->result == TAKEN)
-		bpf_map_update_elem(&exhausted, &key, &now, BPF_ANY);
-	return search->result;
+	s->search.start = mix(hash_secret ^ ((__u64)pkt->tuple.src.w[3] << 32 |
+					     (__u32)pkt->tuple.sport << 8 | pkt->tuple.proto));
+	s->search.result = TAKEN;
+	bpf_loop(PORTS + SCATTERED, search_step, &step, 0);
+	if (s->search.result == TAKEN)
+		bpf_map_update_elem(&exhausted, &s->service_key, &now, BPF_ANY);
+	return s->search.result;
 }
 
 /* find_port reserves the reply direction in scratch with the wanted source port, or else
@@ -248,16 +239,14 @@ __noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 choice
 {
 	__u32 zero = 0, result;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct search search = {};
 
 	if (!pkt || !s)
 		return -DROP_NO_PORT;
-	search.skb = skb;
-	search.now = pkt->now;
-	search.choice = choice;
-	result = try_port(s, &search, bpf_ntohs(pkt->tuple.sport), choice == PORT_OURS);
+	s->search.now = pkt->now;
+	s->search.choice = choice;
+	result = try_port(skb, s, bpf_ntohs(pkt->tuple.sport), choice == PORT_OURS);
 	if (result == TAKEN && choice != PORT_EXACT)
-		result = search_port(&search, s, pkt);
+		result = search_port(skb, s, pkt);
 	if (result == RESERVED)
 		return CONTINUE;
 	return result == FULL ? -DROP_TABLE_FULL : -DROP_NO_PORT;

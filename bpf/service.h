@@ -11,21 +11,23 @@
 /* service_find returns the published port that the packet is for: of its very
  * destination address, else of any address if that one is the host's.
  */
-static __always_inline struct service *service_find(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline struct service *service_find(struct __sk_buff *skb, struct packet *pkt,
+						    struct scratch *s)
 {
-	struct service_key key = { .addr = pkt->tuple.dst,
-				   .port = pkt->tuple.dport,
-				   .proto = pkt->tuple.proto };
+	struct service_key *key = &s->service_key;
 	struct service *svc;
 	struct network *net;
 
 	if (is_loopback(pkt->tuple.dst.w[3]))
 		return 0; /* for the host's own processes, see socket.h */
-	svc = bpf_map_lookup_elem(&services, &key);
+	key->addr = pkt->tuple.dst;
+	key->port = pkt->tuple.dport;
+	key->proto = pkt->tuple.proto;
+	svc = bpf_map_lookup_elem(&services, key);
 	if (svc)
 		return svc;
-	key.addr.w[3] = 0;
-	svc = bpf_map_lookup_elem(&services, &key);
+	key->addr.w[3] = 0;
+	svc = bpf_map_lookup_elem(&services, key);
 	if (!svc)
 		return 0;
 	net = bpf_map_lookup_elem(&networks, &svc->network);
@@ -38,15 +40,16 @@ static __always_inline struct service *service_find(struct __sk_buff *skb, struc
  * the start. Null if no port is published there.
  */
 static __always_inline struct service *reserve_service(struct __sk_buff *skb, struct packet *pkt,
-						       struct opening *o)
+						       struct scratch *s)
 {
-	struct service *svc = service_find(skb, pkt);
+	struct service *svc = service_find(skb, pkt, s);
+	struct opening *o = &s->opening;
 
 	if (!svc)
 		return 0;
 	o->slot = svc->slot;
 	o->gen = generation(svc->slot);
-	svc = service_find(skb, pkt);
+	svc = service_find(skb, pkt, s);
 	if (!svc || svc->slot != o->slot)
 		return 0;
 	o->reply_iif = svc->ifindex;
@@ -54,11 +57,13 @@ static __always_inline struct service *reserve_service(struct __sk_buff *skb, st
 }
 
 /* source_allowed: may the packet's source use the port? */
-static __always_inline int source_allowed(struct packet *pkt, const struct service *svc)
+static __always_inline int source_allowed(struct packet *pkt, struct scratch *s,
+					  const struct service *svc)
 {
-	struct source_key key = { .prefixlen = 160, .slot = svc->slot, .addr = pkt->tuple.src };
-
-	return !(svc->flags & SERVICE_RESTRICTED) || bpf_map_lookup_elem(&sources, &key);
+	s->source_key.prefixlen = 160;
+	s->source_key.slot = svc->slot;
+	s->source_key.addr = pkt->tuple.src;
+	return !(svc->flags & SERVICE_RESTRICTED) || bpf_map_lookup_elem(&sources, &s->source_key);
 }
 
 /* toward makes the endpoint's address and port the destination of the translation. */
@@ -88,11 +93,11 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 	if (!pkt || !hit || !s)
 		return TO_STACK;
 	s->opening = (struct opening){ .kind = inside ? FLOW_HAIRPIN : FLOW_DNAT };
-	svc = reserve_service(skb, pkt, &s->opening);
+	svc = reserve_service(skb, pkt, s);
 	net = svc ? bpf_map_lookup_elem(&networks, &svc->network) : 0;
 	if (!net || net->flags & NET_INTERNAL)
 		return TO_STACK;
-	if (!source_allowed(pkt, svc))
+	if (!source_allowed(pkt, s, svc))
 		return -DROP_SOURCE;
 	routed_net = net->flags & NET_ROUTED;
 	if (routed_net) /* published as it is: toward() changes nothing */

@@ -34,6 +34,7 @@ var reasons = [datapathDropReasonDROP_REASONS]string{
 	datapathDropReasonDROP_ADDRESS_GONE:   "source-address-gone",
 	datapathDropReasonDROP_SOURCE:         "source-not-allowed",
 	datapathDropReasonDROP_DHCP_SERVER:    "dhcp-server",
+	datapathDropReasonDROP_LOOPBACK:       "loopback",
 }
 
 // Drops returns the drop counters that are not zero.

@@ -81,7 +81,8 @@ const (
 	datapathDropReasonDROP_ADDRESS_GONE   datapathDropReason = 23
 	datapathDropReasonDROP_SOURCE         datapathDropReason = 24
 	datapathDropReasonDROP_DHCP_SERVER    datapathDropReason = 25
-	datapathDropReasonDROP_REASONS        datapathDropReason = 26
+	datapathDropReasonDROP_LOOPBACK       datapathDropReason = 26
+	datapathDropReasonDROP_REASONS        datapathDropReason = 27
 )
 
 type datapathEndpoint struct {

@@ -56,6 +56,11 @@ type host struct {
 // newHost builds the host. fast is the fast path.
 func newHost(t testing.TB, fast bool) *host {
 	t.Helper()
+	return newHostWith(t, loader.Config{FastPath: fast, MaxFlows: 4096, Secret: 7})
+}
+
+func newHostWith(t testing.TB, cfg loader.Config) *host {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: needs root to load programs")
 	}
@@ -66,7 +71,7 @@ func newHost(t testing.TB, fast bool) *host {
 	h := &host{TB: t, ns: ns}
 	h.links()
 	dir := filepath.Join(t.TempDir(), "bpf")
-	dp, changed, err := loader.Load(dir, loader.Config{FastPath: fast, MaxFlows: 4096, Secret: 7})
+	dp, changed, err := loader.Load(dir, cfg)
 	must(t, err)
 	t.Cleanup(func() {
 		_ = dp.Close()
@@ -178,11 +183,17 @@ func (h *host) publish(proto loader.Protocol, addr netip.Addr, hostport, port ui
 // run runs a hook on a packet and checks what comes out.
 func (h *host) run(hook loader.Hook, ifindex int, in packet) (loader.Verdict, packet) {
 	h.Helper()
-	frame := in.frame()
 	received := 0
 	if hook == loader.ToUplink || hook == loader.ToBridge {
 		received = h.bridge
 	}
+	return h.runReceived(hook, ifindex, received, in)
+}
+
+// runReceived is run with the device that the packet came in by, 0: the host's own.
+func (h *host) runReceived(hook loader.Hook, ifindex, received int, in packet) (loader.Verdict, packet) {
+	h.Helper()
+	frame := in.frame()
 	verdict, out, err := h.dp.Run(hook, frame, loader.RunContext{Ifindex: ifindex, Received: received})
 	must(h.TB, err)
 	if len(out) != len(frame) {
