@@ -168,8 +168,10 @@ func (w wire) refusal(by netip.Addr, kind, code uint8, mtu uint16) wire {
 // kernel there is kept from answering.
 type end struct {
 	*netlab.Node
-	name, device string
-	from, to     net.HardwareAddr // of frames that it sends
+	name     string
+	from, to net.HardwareAddr // of frames that it sends
+	raw      int              // the socket that it sends by
+	device   int
 
 	mu  sync.Mutex
 	got []wire
@@ -177,19 +179,21 @@ type end struct {
 
 func newEnd(t *testing.T, n *netlab.Node, name, device string, gateway net.HardwareAddr) *end {
 	t.Helper()
-	e := &end{Node: n, name: name, device: device, from: n.MAC(t, device), to: gateway}
 	n.Run(t, "nft", "add table ip quiet; add chain ip quiet input { type filter hook input priority 0; policy drop; }")
+	e := &end{Node: n, name: name, from: n.MAC(t, device), to: gateway, device: n.Links(t)[device]}
 	var file *os.File
 	err := n.Do(func() error {
 		protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(protocol))
-		if err == nil {
-			file = os.NewFile(uintptr(fd), "packet socket")
+		if err != nil {
+			return err
 		}
+		file = os.NewFile(uintptr(fd), "packet socket")
+		e.raw, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
 	})
 	if err != nil {
-		t.Fatalf("record in %s: %v", n.Name, err)
+		t.Fatalf("open packet sockets in %s: %v", n.Name, err)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -199,6 +203,7 @@ func newEnd(t *testing.T, n *netlab.Node, name, device string, gateway net.Hardw
 	t.Cleanup(func() {
 		_ = file.Close()
 		<-done
+		_ = unix.Close(e.raw)
 	})
 	return e
 }
@@ -229,19 +234,7 @@ func (e *end) send(t *testing.T, w wire) {
 	t.Helper()
 	frame := append(append(append([]byte{}, e.to...), e.from...), 0x08, 0x00)
 	frame = append(frame, w.bytes()...)
-	err := e.Do(func() error {
-		link, err := net.InterfaceByName(e.device)
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = unix.Close(fd) }()
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
-	})
-	if err != nil {
+	if err := unix.Sendto(e.raw, frame, 0, &unix.SockaddrLinklayer{Ifindex: e.device}); err != nil {
 		t.Fatalf("send from %s: %v", e.name, err)
 	}
 }
