@@ -226,8 +226,8 @@ type decision struct {
 	why  string
 
 	to   *station     // neighbour
-	talk *talk        // talk
-	side int          // talk
+	talk *talk        // talk; host: what is known of it, if anything
+	side int          // talk, host
 	port *portOpening // open: nil toward the outside
 }
 
@@ -254,7 +254,7 @@ func (r *reference) ofStation(from *station, p packet) decision {
 		if port := r.published(p); port != nil && opens(p) {
 			return decision{what: "open", port: port}
 		}
-		return decision{what: "host"}
+		return decision{what: "host", talk: c, side: side}
 	case c != nil:
 		return decision{what: "talk", talk: c, side: side}
 	case r.unpublished(from, p):
@@ -303,6 +303,19 @@ func (r *reference) begin(from *station, p packet, port *portOpening) *talk {
 		c.after.src = netip.AddrPortFrom(from.gateway, c.before.src.Port())
 	}
 	return c
+}
+
+// beginLocal tracks what an endpoint says to the host, if its answers could be told apart
+// from all others.
+func (r *reference) beginLocal(from *station, p packet) {
+	c := &talk{kind: "direct", before: tupleOf(p), after: tupleOf(p), client: from, owner: &from.owner}
+	r.forget(&talk{before: c.before, after: c.before.reverse()})
+	if r.used(c.after.reverse()) {
+		return
+	}
+	r.forget(c)
+	r.note(c, 0, p)
+	r.talks = append(r.talks, c)
 }
 
 // withPort returns the conversation with another port where the reply goes.
