@@ -3,6 +3,7 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -86,11 +87,70 @@ func LocalPortRange() (PortRange, error) {
 // LocalReservedPorts returns the ports the kernel never takes as ephemeral
 // (net.ipv4.ip_local_reserved_ports), of the calling thread's namespace.
 func LocalReservedPorts() ([]PortRange, error) {
-	text, err := os.ReadFile(netSysctl + "ipv4/ip_local_reserved_ports")
+	f, err := os.Open(netSysctl + reservedPorts)
 	if err != nil {
 		return nil, fmt.Errorf("read the reserved ports: %w", sentinel(err))
 	}
-	return parsePortRanges(strings.TrimSpace(string(text)))
+	defer f.Close()
+	// In one read: the kernel answers a second one with the end of the file.
+	text := make([]byte, maxReservedText)
+	n, err := f.Read(text)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read the reserved ports: %w", sentinel(err))
+	}
+	return parsePortRanges(strings.TrimSpace(string(text[:n])))
+}
+
+const (
+	reservedPorts   = "ipv4/ip_local_reserved_ports"
+	maxReservedText = 256 << 10 // every other port is 32768 of "65535,"
+	reservedChunk   = 4000      // less than the page that the kernel takes of one write
+)
+
+// SetLocalReservedPorts replaces the ports the kernel never takes as ephemeral.
+//
+// Returns ErrPermission.
+func SetLocalReservedPorts(ports []PortRange) error {
+	f, err := os.OpenFile(netSysctl+reservedPorts, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("set the reserved ports: %w", sentinel(err))
+	}
+	// The first write replaces the set, further ones to the same file add to it.
+	for _, chunk := range portChunks(ports, reservedChunk) {
+		if _, err = f.WriteString(chunk); err != nil {
+			break
+		}
+	}
+	err = errors.Join(err, f.Close())
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("set the reserved ports: %w (%w)", ErrPermission, err)
+	}
+	if err != nil {
+		return fmt.Errorf("set the reserved ports: %w", sentinel(err))
+	}
+	return nil
+}
+
+// portChunks writes ranges as parsePortRanges reads them, in texts of limit bytes at
+// most; no ranges are one line without any.
+func portChunks(ports []PortRange, limit int) []string {
+	var chunks []string
+	var b strings.Builder
+	for _, r := range ports {
+		text := strconv.Itoa(int(r.First))
+		if r.Last != r.First {
+			text += "-" + strconv.Itoa(int(r.Last))
+		}
+		if b.Len()+len(text)+2 > limit {
+			chunks = append(chunks, b.String()+"\n")
+			b.Reset()
+		}
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(text)
+	}
+	return append(chunks, b.String()+"\n")
 }
 
 // parsePortRanges reads "8080,9000-9100".

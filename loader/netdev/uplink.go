@@ -36,35 +36,56 @@ func DetectUplinks() (uplinks []Uplink, err error) {
 	return uplinks, err
 }
 
-func detectUplinks(h *netlink.Handle) ([]Uplink, error) {
+func detectUplinks(h *netlink.Handle) (uplinks []Uplink, err error) {
+	uplinks, _, err = detectDevices(h)
+	return uplinks, err
+}
+
+// DetectSides returns the bridges with an IPv4 address that DetectUplinks leaves out
+// because they lead to others on this host, such as another container engine's
+// containers, by index.
+func DetectSides() (sides []Uplink, err error) {
+	err = withHandle(func(h *netlink.Handle) error {
+		_, sides, err = detectDevices(h)
+		return err
+	})
+	return sides, err
+}
+
+func detectDevices(h *netlink.Handle) (uplinks, sides []Uplink, err error) {
 	links, err := listLinks(h)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	addrs, err := listAddrs(h)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	outward, err := outwardDevices(h, links)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	kinds := make(map[int]string, len(links))
 	for _, l := range links {
 		kinds[l.Index] = l.Kind
 	}
-	var uplinks []Uplink
 	for _, l := range links {
 		u := newUplink(l, addrs)
 		// A device in a VRF has a master too, but still talks for itself.
 		isPort := l.MasterIndex != 0 && kinds[l.MasterIndex] != "vrf"
 		inward := l.Kind == "bridge" && !outward[l.Index]
-		if len(u.Addrs) > 0 && !l.Loopback && !l.Ours() && !isPort && !inward {
+		switch {
+		case len(u.Addrs) == 0 || l.Loopback || l.Ours() || isPort:
+		case !inward:
 			uplinks = append(uplinks, u)
+		case u.Addrs[0].Is4():
+			sides = append(sides, u)
 		}
 	}
-	slices.SortFunc(uplinks, func(a, b Uplink) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
-	return uplinks, nil
+	for _, us := range [][]Uplink{uplinks, sides} {
+		slices.SortFunc(us, func(a, b Uplink) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
+	}
+	return uplinks, sides, nil
 }
 
 // outwardDevices returns the devices that have a port of a kind that is not only for

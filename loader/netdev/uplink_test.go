@@ -154,11 +154,18 @@ func TestPrivilegedForeignBridgeIsNoUplink(t *testing.T) {
 	if uplinks, err := DetectUplinks(); err != nil || len(uplinks) != 0 {
 		t.Fatalf("uplinks %+v, %v", uplinks, err)
 	}
+	mustEnsureBridge(t, testBridge()) // ours
+	if sides, err := DetectSides(); err != nil || len(sides) != 1 || sides[0].Ifindex != bridge.Index {
+		t.Fatalf("sides %+v, %v", sides, err)
+	}
 	gateway := netip.MustParseAddr("172.17.0.9")
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: bridge.Index, Gw: gateway.AsSlice()}); err != nil {
 		t.Fatal(err)
 	}
 	if uplinks, err := DetectUplinks(); err != nil || len(uplinks) != 1 {
 		t.Fatalf("with a default route: uplinks %+v, %v", uplinks, err)
+	}
+	if sides, err := DetectSides(); err != nil || len(sides) != 0 {
+		t.Fatalf("with a default route: sides %+v, %v", sides, err)
 	}
 }
