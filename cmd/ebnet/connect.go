@@ -35,7 +35,7 @@ func publishFlag() cli.Flag {
 }
 
 func fromFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: "from", Usage: "only sources in `CIDR` may use the ports; may be repeated (not supported yet)"}
+	return &cli.StringSliceFlag{Name: "from", Usage: "only sources in `CIDR` may use the ports; may be repeated (default: all)"}
 }
 
 func (p *program) connect(c *cli.Context) error {
@@ -80,7 +80,7 @@ func connectRequest(c *cli.Context, networkName, ns string) (r network.ConnectRe
 	if r.Ports, err = portSpecs(c.StringSlice("publish")); err != nil {
 		return r, err
 	}
-	if r.From, err = parseAll(c, "from", network.ParsePrefix); err != nil {
+	if r.From, err = parseAll(c, "from", network.ParseSource); err != nil {
 		return r, err
 	}
 	if len(r.From) > 0 && len(r.Ports) == 0 {

@@ -13,9 +13,12 @@ func (p *program) exposeCommand() *cli.Command {
 		ArgsUsage: "ENDPOINT SPEC...",
 		Description: describe("SPEC is [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|/udp]. Ranges map one to one; a host\n"+
 			"range onto one port takes the first free one; without a host port a free one is found.\n"+
+			"On 127.0.0.1 a port is for processes of the host alone. In a routed network the ports are\n"+
+			"those of the endpoint's own address, and what SPEC says of the host's is ignored.\n"+
 			"All or nothing. Prints ENDPOINT HOSTIP:HOSTPORT -> IP:PORT/PROTO, a line for each SPEC.",
 			"ebnet expose web 8080:80",
-			"ebnet expose web 198.51.100.2:5353:53/udp 9000-9010:9000-9010"),
+			"ebnet expose web 198.51.100.2:5353:53/udp 9000-9010:9000-9010",
+			"ebnet expose web 8443:443 --from 192.0.2.0/24 --from 203.0.113.7"),
 		Flags:  []cli.Flag{fromFlag()},
 		Action: p.expose,
 	}
@@ -26,7 +29,7 @@ func (p *program) expose(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	from, err := parseAll(c, "from", network.ParsePrefix)
+	from, err := parseAll(c, "from", network.ParseSource)
 	if err != nil {
 		return err
 	}

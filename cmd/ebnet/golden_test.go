@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,7 +70,8 @@ func TestGoldenUsageErrors(t *testing.T) {
 		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "up now", "expose web",
 		"unexpose", "disconnect", "network rm", "network inspect", "endpoint inspect", "endpoint ls web", "flows web", "version 2",
 		"completion", "completion tcsh", "run", "status now", "down now", "network ls x", "network prune x",
-		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --prune", "up -f /no/such/file.yaml",
+		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --timeout icmp=0", "up --timeout dns=5s", "up --timeout icmp=soon", "up --timeout 5s",
+		"expose web 80 --from 10.0.0.1/8", "expose web 80 --from here", "up --prune", "up -f /no/such/file.yaml",
 		"flows --limit 0", "flows --flush --watch", "network create web --mtu 0", "connect default web --from 10.0.0.0/8",
 		"connect default web -p", "--output xml ports", "-o json conect", "-o json up --fast-path maybe", "ports --purge", "ports -output json",
 	} {
@@ -88,6 +90,8 @@ func testPorts() []network.PortInfo {
 			From: []netip.Prefix{}},
 		{Endpoint: "web", Protocol: "udp", HostIP: "192.0.2.1", HostPort: 5000, HostPortEnd: 5009, IP: "172.18.0.2", Port: 6000, PortEnd: 6009,
 			From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}},
+		{Endpoint: "lab1", Protocol: "tcp", HostIP: "10.6.0.2", HostPort: 80, HostPortEnd: 80, IP: "10.6.0.2", Port: 80, PortEnd: 80,
+			From: slices.Repeat([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, 7)},
 		{Endpoint: "db", Protocol: "tcp", HostIP: "::", HostPort: 1, HostPortEnd: 1, IP: "fd00::2", Port: 1, PortEnd: 1, From: []netip.Prefix{}},
 	}
 }
@@ -100,16 +104,23 @@ func TestGoldenViews(t *testing.T) {
 	net2 := net1
 	net2.Name, net2.Internal, net2.ICC, net2.Masquerade, net2.Endpoints = "shut", true, false, false, 0
 	net2.Labels = map[string]string{"b": "<2>", "a": "1"}
+	routed := net1
+	routed.Name, routed.Mode, routed.Masquerade = "lab", "routed", false
+	fixed := net1
+	fixed.Name, fixed.SNAT = "fixed", "192.0.2.1"
 	web := network.EndpointInfo{Name: "web", Network: "default", IPv4: "172.18.0.2", MAC: "02:eb:ac:12:00:02", IfName: "eth0",
 		HostIfName: "veb0000001", Ifindex: 7, NetNS: "web", Ports: testPorts()[:2], Labels: map[string]string{}, State: network.StateUp}
 	gone := network.EndpointInfo{Name: "gone", Network: "default", NetNS: "pid:7", Ports: []network.PortInfo{}, State: network.StateGone}
 	flow := network.FlowInfo{Protocol: "tcp", State: "established", Src: "172.18.0.2:40000", Dst: "198.51.100.1:80",
 		TranslatedSrc: "192.0.2.1:40000", TranslatedDst: "198.51.100.1:80", Endpoint: "web", Kind: "snat", Packets: 10, Bytes: 1000, Expires: 86400}
-	status := network.StatusInfo{Up: true, Kernel: "6.18.0", Features: network.Features{Attach: "tcx", FastPath: true, MaxFlows: 262144},
+	status := network.StatusInfo{Up: true, Kernel: "6.18.0", Features: network.Features{Attach: "tcx", FastPath: true, MaxFlows: 262144, SocketHooks: true},
+		Sides:    []network.UplinkInfo{{Name: "docker0", Ifindex: 3, Addrs: []netip.Addr{netip.MustParseAddr("172.17.0.1")}, MTU: 1500, Attached: true}},
+		Timeouts: map[string]int{"tcp-syn": 60, "tcp-established": 7440, "tcp-half-closed": 120, "tcp-closed": 30, "udp-unreplied": 30, "udp-replied": 180, "icmp": 60},
+		Shares:   []network.ShareInfo{{Endpoint: "db", Held: 3}, {Endpoint: "web", Port: "0.0.0.0:8080/tcp", Held: 131072, Refused: 4}},
 		Uplinks:  []network.UplinkInfo{{Name: "up0", Ifindex: 2, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, MTU: 1500, Attached: true}},
 		Networks: 2, Endpoints: 2, Ports: 12, Maps: []network.MapInfo{{Name: "flows", Used: 26214, Max: 262144, Pressure: 0.1}},
 		Drops: []network.DropInfo{{Reason: "direct_access", Device: "up0", Packets: 3, Bytes: 180}}, Incomplete: []string{}}
-	nets, endpoints := []network.NetworkInfo{net1, net2}, []network.EndpointInfo{web, gone}
+	nets, endpoints := []network.NetworkInfo{net1, net2, routed, fixed}, []network.EndpointInfo{web, gone}
 	var out strings.Builder
 	for _, v := range []struct {
 		name string
@@ -117,7 +128,8 @@ func TestGoldenViews(t *testing.T) {
 	}{
 		{"network ls", view{listOf(nets), func(w io.Writer) { networkTable(w, nets) }}},
 		{"network ls, none", view{listOf[network.NetworkInfo](nil), func(w io.Writer) { networkTable(w, nil) }}},
-		{"network inspect", view{listOf(nets[1:]), func(w io.Writer) { networkFields(w, net2) }}},
+		{"network inspect", view{listOf(nets[1:2]), func(w io.Writer) { networkFields(w, net2) }}},
+		{"network inspect, snat address", view{listOf(nets[3:]), func(w io.Writer) { networkFields(w, fixed) }}},
 		{"network create", view{net1, lines(net1.Name)}},
 		{"network rm", namesView([]string{"a", "b"})},
 		{"network prune, none", namesView(nil)},

@@ -115,7 +115,7 @@ func (p *program) globalFlags() []cli.Flag {
 			Value: p.env("EBNET_STATE", "/var/lib/ebnet"), DefaultText: "/var/lib/ebnet"},
 		&cli.StringFlag{Name: "bpffs", Usage: "`DIR` on a bpf file system where the datapath is pinned [$EBNET_BPFFS]",
 			Value: p.env("EBNET_BPFFS", "/sys/fs/bpf/ebnet"), DefaultText: "/sys/fs/bpf/ebnet"},
-		&cli.StringFlag{Name: "cgroup", Usage: "`DIR` of the cgroup2 where socket hooks attach (none yet) [$EBNET_CGROUP]",
+		&cli.StringFlag{Name: "cgroup", Usage: "`DIR` of the cgroup2 where socket hooks attach [$EBNET_CGROUP]",
 			Value: p.env("EBNET_CGROUP", ""), DefaultText: "first cgroup2 mount"},
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`, text or json [$EBNET_OUTPUT]",
 			Value: p.env("EBNET_OUTPUT", "text"), DefaultText: "text"},

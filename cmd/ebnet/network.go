@@ -59,7 +59,8 @@ func (p *program) networkCreateCommand() *cli.Command {
 		ArgsUsage: "NAME",
 		Description: describe("Prints the name. Without a subnet the first free one of the default pools is taken.",
 			"ebnet network create web",
-			"ebnet network create web --subnet 10.5.0.0/24 --gateway 10.5.0.1 --label tier=front"),
+			"ebnet network create web --subnet 10.5.0.0/24 --gateway 10.5.0.1 --label tier=front",
+			"ebnet network create lab --mode routed --subnet 10.6.0.0/24"),
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "subnet", Usage: "`CIDR` of the network; may be repeated (default: a free one)"},
 			&cli.StringSliceFlag{Name: "ip-range", Usage: "`CIDR` within a subnet that endpoints' addresses come from"},
@@ -68,9 +69,9 @@ func (p *program) networkCreateCommand() *cli.Command {
 			&cli.BoolFlag{Name: "ipv6", Usage: "give addresses of IPv6 too (not supported yet)", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "internal", Usage: "no way out or in", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "no-icc", Usage: "endpoints do not reach each other", DisableDefaultText: true},
-			&cli.BoolFlag{Name: "no-masquerade", Usage: "do not translate what leaves (not supported yet)", DisableDefaultText: true},
-			&cli.StringFlag{Name: "mode", Usage: "`nat|routed` (routed: not supported yet)", DefaultText: "nat"},
-			&cli.StringSliceFlag{Name: "snat-address", Usage: "`IP` that what leaves gets as its source (default: the uplink's; not supported yet)"},
+			&cli.BoolFlag{Name: "no-masquerade", Usage: "what leaves keeps the endpoint's address", DisableDefaultText: true},
+			&cli.StringFlag{Name: "mode", Usage: "`nat|routed`; routed translates nothing, published ports are those of the endpoints' own addresses", DefaultText: "nat"},
+			&cli.StringSliceFlag{Name: "snat-address", Usage: "`IP` of the host that what leaves gets as its source (default: the uplink's)"},
 			&cli.IntFlag{Name: "mtu", Usage: "`N` bytes", DefaultText: "that of the uplink"},
 			&cli.StringFlag{Name: "bridge", Usage: "`IFNAME` of the bridge", DefaultText: "br- and 8 hex digits"},
 			labelFlag(),
@@ -172,7 +173,7 @@ func networkTraits(n network.NetworkInfo) string {
 	for _, t := range []struct {
 		on   bool
 		name string
-	}{{n.Internal, "internal"}, {!n.ICC, "no-icc"}, {!n.Masquerade, "no-masquerade"}, {n.IPv6, "ipv6"}} {
+	}{{n.Internal, "internal"}, {!n.ICC, "no-icc"}, {!n.Masquerade && n.Mode != network.ModeRouted, "no-masquerade"}, {n.IPv6, "ipv6"}} {
 		if t.on {
 			ts = append(ts, t.name)
 		}
@@ -223,6 +224,7 @@ func networkFields(w io.Writer, n network.NetworkInfo) {
 		[2]string{"icc", yesNo(n.ICC)},
 		[2]string{"masquerade", yesNo(n.Masquerade)},
 		[2]string{"mode", n.Mode},
+		[2]string{"snat address", n.SNAT},
 		[2]string{"ipv6", yesNo(n.IPv6)},
 		[2]string{"labels", labels(n.Labels)},
 		[2]string{"endpoints", fmt.Sprint(n.Endpoints)},

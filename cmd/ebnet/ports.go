@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 
 	"github.com/urfave/cli/v2"
 
@@ -41,7 +42,7 @@ func (p *program) ports(c *cli.Context) error {
 func portTable(w io.Writer, all []network.PortInfo) {
 	var rows [][]string
 	for _, p := range all {
-		rows = append(rows, []string{p.Endpoint, p.Protocol, hostAddress(p), containerAddress(p), join(p.From, ",")})
+		rows = append(rows, []string{p.Endpoint, p.Protocol, hostAddress(p), containerAddress(p), sourceList(p.From, ",")})
 	}
 	table(w, "ENDPOINT PROTOCOL HOST CONTAINER FROM", rows)
 }
@@ -56,7 +57,16 @@ func portSources(p network.PortInfo) string {
 	if len(p.From) == 0 {
 		return ""
 	}
-	return " from " + join(p.From, ", ")
+	return " from " + sourceList(p.From, ", ")
+}
+
+// sourceList names the first few; JSON has all.
+func sourceList(from []netip.Prefix, sep string) string {
+	const shown = 4
+	if len(from) <= shown {
+		return join(from, sep)
+	}
+	return fmt.Sprintf("%s%sand %d more", join(from[:shown], sep), sep, len(from)-shown)
 }
 
 func hostAddress(p network.PortInfo) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -42,10 +43,22 @@ func statusText(w io.Writer, s network.StatusInfo) {
 	if len(s.Uplinks) == 0 {
 		rows = append(rows, [2]string{"uplink", "none"})
 	}
+	for _, u := range s.Sides {
+		rows = append(rows, [2]string{"bridge of others", uplinkLine(u)})
+	}
 	rows = append(rows,
 		[2]string{"networks", fmt.Sprint(s.Networks)},
 		[2]string{"endpoints", fmt.Sprint(s.Endpoints)},
 		[2]string{"published ports", fmt.Sprint(s.Ports)})
+	if s.Up {
+		rows = append(rows, [2]string{"socket hooks", onOff(s.Features.SocketHooks)})
+	}
+	if len(s.Timeouts) > 0 {
+		rows = append(rows, [2]string{"timeouts", timeoutLine(s.Timeouts)})
+	}
+	if line := refusedLine(s.Shares); line != "" {
+		rows = append(rows, [2]string{"share used up", line})
+	}
 	for _, i := range s.Incomplete {
 		rows = append(rows, [2]string{"incomplete", i + "; ebnet up undoes it"})
 	}
@@ -58,6 +71,25 @@ func statusText(w io.Writer, s network.StatusInfo) {
 		_, _ = fmt.Fprintln(w)
 		dropTable(w, s.Drops)
 	}
+}
+
+func timeoutLine(seconds map[string]int) string {
+	var words []string
+	for _, name := range network.TimeoutNames() {
+		words = append(words, fmt.Sprintf("%s %ds", name, seconds[name]))
+	}
+	return strings.Join(words, ", ")
+}
+
+// refusedLine says whose conversations have no room among the confirmed, "" if all have.
+func refusedLine(shares []network.ShareInfo) string {
+	var words []string
+	for _, s := range shares {
+		if s.Refused > 0 {
+			words = append(words, fmt.Sprintf("%s (%d held, %d refused)", strings.TrimSpace(s.Endpoint+" "+s.Port), s.Held, s.Refused))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func uplinkLine(u network.UplinkInfo) string {

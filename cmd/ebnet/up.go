@@ -16,15 +16,18 @@ func (p *program) upCommand() *cli.Command {
 		Usage: "load the datapath and make the host what is recorded",
 		Description: describe("Loads the datapath or replaces it in place, hooks the uplinks, creates the network\n"+
 			"default if there is none, applies everything recorded and repairs what differs.\n"+
-			"It may run at any time, any number of times.",
+			"It may run at any time, any number of times.\n\n"+
+			"Timeouts: "+strings.Join(network.TimeoutNames(), ", ")+".",
 			"ebnet up",
-			"ebnet up --uplink eth0 --fast-path=off"),
+			"ebnet up --uplink eth0 --fast-path=off",
+			"ebnet up --timeout tcp-established=2h --timeout icmp=default"),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "apply the networks, endpoints and ports of `FILE` (YAML or JSON; - is stdin)"},
 			&cli.BoolFlag{Name: "prune", Usage: "remove what FILE does not name", DisableDefaultText: true},
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated (default: detected)"},
 			&cli.StringFlag{Name: "fast-path", Usage: "`on|off`: redirect past the bridge and the kernel's routing", DefaultText: "as recorded, else on"},
 			&cli.IntFlag{Name: "max-flows", Usage: "`N` confirmed conversations at most", DefaultText: "as recorded, else 262144"},
+			&cli.StringSliceFlag{Name: "timeout", Usage: "`NAME=DURATION` that a silent conversation lives, as 90s, 2h or default; may be repeated (default: as recorded)"},
 		},
 		Action: p.up,
 	}
@@ -58,6 +61,10 @@ func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
 	if c.IsSet("max-flows") && r.MaxFlows < 1 {
 		return r, usage("--max-flows", fmt.Sprintf("%d is not at least 1", r.MaxFlows), "")
 	}
+	var err error
+	if r.Timeouts, err = network.ParseTimeouts("--timeout", c.StringSlice("timeout")); err != nil {
+		return r, err
+	}
 	switch v := c.String("fast-path"); v {
 	case "":
 	case "on", "off":
@@ -72,7 +79,6 @@ func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
 		}
 		return r, nil
 	}
-	var err error
 	r.File, err = p.readConfig(c.String("file"))
 	return r, err
 }

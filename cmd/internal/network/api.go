@@ -3,6 +3,7 @@ package network
 import (
 	"net"
 	"net/netip"
+	"time"
 )
 
 // Access says what a Host is opened for.
@@ -18,7 +19,7 @@ const (
 type Options struct {
 	StateDir string // directory of ebnet.db and lock
 	BPFFS    string // directory of the pins, on a bpf file system
-	Cgroup   string // cgroup2 directory of the socket hooks; unused so far
+	Cgroup   string // cgroup2 directory of the socket hooks; "": the first cgroup2 mount
 
 	// DryRun makes verbs check and plan, call Step for each step, and change
 	// nothing; what they return is then what would be.
@@ -43,11 +44,12 @@ const (
 
 // UpRequest is what `ebnet up` was asked for.
 type UpRequest struct {
-	Uplinks  []string // devices; none: those recorded, else detected
-	FastPath *bool    // nil: as recorded, else on
-	MaxFlows int      // 0: as recorded, else loader.DefaultMaxFlows
-	File     *Config  // nil: nothing to apply beside what is recorded
-	Prune    bool     // remove what File does not name
+	Uplinks  []string                 // devices; none: those recorded, else detected
+	FastPath *bool                    // nil: as recorded, else on
+	MaxFlows int                      // 0: as recorded, else loader.DefaultMaxFlows
+	Timeouts map[string]time.Duration // by name, see ParseTimeouts; 0: back to the default
+	File     *Config                  // nil: nothing to apply beside what is recorded
+	Prune    bool                     // remove what File does not name
 }
 
 // UpReport is what Up did.
@@ -71,12 +73,12 @@ type NetworkRequest struct {
 	Aux        map[string]netip.Addr // addresses never given, by name
 	IPv6       bool
 	Internal   bool
-	ICC        bool   // endpoints may talk to each other; the command's default is true
-	Masquerade bool   // translate to the uplink's address; the command's default is true
-	Mode       string // ModeNAT, ModeRouted or ""
-	SNATAddrs  []netip.Addr
-	MTU        int    // bytes, 68 to 65535; 0: that of the uplink
-	Bridge     string // interface name; "": ebnet0 or br- and 8 hex digits
+	ICC        bool         // endpoints may talk to each other; the command's default is true
+	Masquerade bool         // translate to the uplink's address; the command's default is true
+	Mode       string       // ModeNAT, ModeRouted or ""
+	SNATAddrs  []netip.Addr // what leaves gets it as its source; none: the one that routing prefers
+	MTU        int          // bytes, 68 to 65535; 0: that of the uplink
+	Bridge     string       // interface name; "": ebnet0 or br- and 8 hex digits
 	Labels     map[string]string
 }
 
@@ -93,6 +95,7 @@ type NetworkInfo struct {
 	ICC        bool              `json:"icc"`
 	Masquerade bool              `json:"masquerade"`
 	Mode       string            `json:"mode"`
+	SNAT       string            `json:"snat_address"` // "": the one that routing prefers
 	IPv6       bool              `json:"ipv6"`
 	Labels     map[string]string `json:"labels"`
 	Endpoints  int               `json:"endpoints"`
@@ -178,16 +181,19 @@ type FlowInfo struct {
 
 // StatusInfo shows the host. It is available without a datapath too.
 type StatusInfo struct {
-	Up         bool         `json:"up"` // a datapath is loaded
-	Kernel     string       `json:"kernel"`
-	Features   Features     `json:"features"`
-	Uplinks    []UplinkInfo `json:"uplinks"`
-	Networks   int          `json:"networks"`
-	Endpoints  int          `json:"endpoints"`
-	Ports      int          `json:"ports"` // published ports, ranges counted in full
-	Maps       []MapInfo    `json:"maps"`
-	Drops      []DropInfo   `json:"drops"`
-	Incomplete []string     `json:"incomplete"` // what killed commands left; `ebnet up` undoes it
+	Up         bool           `json:"up"` // a datapath is loaded
+	Kernel     string         `json:"kernel"`
+	Features   Features       `json:"features"`
+	Sides      []UplinkInfo   `json:"sides"` // bridges of others on this host, whose containers reach published ports
+	Uplinks    []UplinkInfo   `json:"uplinks"`
+	Timeouts   map[string]int `json:"timeouts"` // in seconds
+	Networks   int            `json:"networks"`
+	Endpoints  int            `json:"endpoints"`
+	Ports      int            `json:"ports"` // published ports, ranges counted in full
+	Maps       []MapInfo      `json:"maps"`
+	Drops      []DropInfo     `json:"drops"`
+	Shares     []ShareInfo    `json:"shares"`
+	Incomplete []string       `json:"incomplete"` // what killed commands left; `ebnet up` undoes it
 }
 
 // Features are those in use.
@@ -195,6 +201,10 @@ type Features struct {
 	Attach   string `json:"attach"` // "tcx" or "clsact"; "" while not up
 	FastPath bool   `json:"fast_path"`
 	MaxFlows int    `json:"max_flows"`
+
+	// SocketHooks says that processes of the host reach published ports, and cannot
+	// bind them.
+	SocketHooks bool `json:"socket_hooks"`
 }
 
 // UplinkInfo shows an uplink.
@@ -212,6 +222,15 @@ type MapInfo struct {
 	Used     int     `json:"used"`
 	Max      int     `json:"max"`
 	Pressure float64 `json:"pressure"` // Used/Max, 0 to 1
+}
+
+// ShareInfo shows how much of the flow table belongs to an endpoint or to one of its
+// published ports.
+type ShareInfo struct {
+	Endpoint string `json:"endpoint"`
+	Port     string `json:"port,omitempty"` // HOSTIP:HOSTPORT/PROTO; "": the endpoint's own conversations
+	Held     int    `json:"held"`           // confirmed conversations
+	Refused  int    `json:"refused"`        // those not confirmed because the share was used up
 }
 
 // DropInfo counts the packets dropped for one reason at one device.

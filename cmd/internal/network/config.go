@@ -31,6 +31,7 @@ type NetworkConfig struct {
 	ICC        *bool                 `json:"icc"`
 	Masquerade *bool                 `json:"masquerade"`
 	Mode       string                `json:"mode"`
+	SNATAddrs  []netip.Addr          `json:"snat_addresses"`
 	MTU        int                   `json:"mtu"`
 	Bridge     string                `json:"bridge"`
 	Labels     map[string]string     `json:"labels"`
@@ -45,7 +46,7 @@ type EndpointConfig struct {
 	MAC            string            `json:"mac"`
 	IfName         string            `json:"ifname"`
 	Ports          []PortSpec        `json:"ports"`
-	From           []netip.Prefix    `json:"from"`
+	From           []Source          `json:"from"` // of all Ports
 	Labels         map[string]string `json:"labels"`
 	NoDefaultRoute bool              `json:"no_default_route"`
 }
@@ -109,7 +110,7 @@ func (n NetworkConfig) request() NetworkRequest {
 	on := func(b *bool) bool { return b == nil || *b }
 	return NetworkRequest{
 		Name: n.Name, Subnets: n.Subnets, IPRanges: n.IPRanges, Gateways: n.Gateways, Aux: n.Aux, IPv6: n.IPv6,
-		Internal: n.Internal, ICC: on(n.ICC), Masquerade: on(n.Masquerade), Mode: n.Mode, MTU: n.MTU,
+		Internal: n.Internal, ICC: on(n.ICC), Masquerade: on(n.Masquerade), Mode: n.Mode, SNATAddrs: n.SNATAddrs, MTU: n.MTU,
 		Bridge: n.Bridge, Labels: n.Labels,
 	}
 }
@@ -117,10 +118,13 @@ func (n NetworkConfig) request() NetworkRequest {
 func (e EndpointConfig) request() (ConnectRequest, error) {
 	r := ConnectRequest{
 		Network: e.Network, NetNS: e.NetNS, Name: e.Name, IPs: e.IPs, IfName: e.IfName,
-		Ports: e.Ports, From: e.From, Labels: e.Labels, NoDefaultRoute: e.NoDefaultRoute,
+		Ports: e.Ports, Labels: e.Labels, NoDefaultRoute: e.NoDefaultRoute,
 	}
 	if r.Network == "" {
 		r.Network = DefaultNetwork
+	}
+	for _, s := range e.From {
+		r.From = append(r.From, s.Prefix)
 	}
 	var err error
 	if e.MAC != "" {
@@ -251,10 +255,16 @@ func (a *configRun) endpoint(e EndpointConfig, prune bool) error {
 	return nil
 }
 
-// ports publishes what an endpoint that is there does not publish yet.
+// ports publishes what an endpoint that is there does not publish yet. A port with
+// other sources is not the one that the file names.
 func (a *configRun) ports(r ConnectRequest, prune bool) error {
+	from, err := sources(quoted("endpoint", r.Name), r.From)
+	if err != nil {
+		return err
+	}
+	same := func(p *portRecord, s PortSpec) bool { return p.matches(s) && slices.Equal(p.From, from) }
 	var have []*portRecord
-	err := a.h.state.view(func(t *tx) (err error) {
+	err = a.h.state.view(func(t *tx) (err error) {
 		have, err = t.portsOf(r.Name)
 		return err
 	})
@@ -263,13 +273,13 @@ func (a *configRun) ports(r ConnectRequest, prune bool) error {
 	}
 	var missing []PortSpec
 	for _, s := range r.Ports {
-		if !slices.ContainsFunc(have, func(p *portRecord) bool { return p.matches(s) }) {
+		if !slices.ContainsFunc(have, func(p *portRecord) bool { return same(p, s) }) {
 			missing = append(missing, s)
 		}
 	}
 	if prune {
 		for _, p := range have {
-			if slices.ContainsFunc(r.Ports, p.matches) {
+			if slices.ContainsFunc(r.Ports, func(s PortSpec) bool { return same(p, s) }) {
 				continue
 			}
 			a.changed = true

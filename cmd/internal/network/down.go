@@ -45,6 +45,7 @@ func (h *Host) Down(purge bool) error {
 	if len(errs) == 0 {
 		try("remove the datapath", func() error { return h.k.Remove(h.o.BPFFS) })
 	}
+	try("", h.releasePorts)
 	if purge && len(errs) == 0 {
 		try("forget everything recorded", h.state.remove)
 	}
@@ -53,6 +54,15 @@ func (h *Host) Down(purge bool) error {
 	}
 	h.say("done")
 	return nil
+}
+
+// releasePorts takes the reserved ports that are ours back, where they are: those of
+// another namespace, left by a reboot or with it, are only forgotten.
+func (h *Host) releasePorts() error {
+	if err := h.checkNamespace(); err != nil {
+		return h.state.change(true, func(t *tx) error { return t.putReservedPorts(nil) })
+	}
+	return h.reserve(new(loader.PortSet))
 }
 
 // unhookUplinks removes clsact filters, which have no pin that could go.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/ebnet/ebnet/loader"
@@ -16,7 +17,7 @@ import (
 // addressed, up and routed on return, with its ports published.
 //
 // Returns ErrNotFound (network, namespace), ErrInvalid, ErrConflict (name,
-// address, interface or port is taken), ErrUnsupported (IPv6, From), ErrFailed
+// address, interface or port is taken), ErrUnsupported (IPv6), ErrFailed
 // if ebnet is not up.
 func (h *Host) Connect(r ConnectRequest) (EndpointInfo, error) {
 	if err := r.check(); err != nil {
@@ -47,7 +48,7 @@ func (h *Host) Connect(r ConnectRequest) (EndpointInfo, error) {
 		if e, err = h.planEndpoint(t, r, n, ns); err != nil {
 			return nil, err
 		}
-		if ports, err = h.planPorts(t, e, r.Ports); err != nil {
+		if ports, err = h.planPorts(t, e, r.Ports, r.From); err != nil {
 			return nil, err
 		}
 		return h.connectSteps(dp, n, e, ns, ports), nil
@@ -87,16 +88,25 @@ func (r *ConnectRequest) check() error {
 			return err
 		}
 	}
-	return checkFrom(what, r.From)
+	var err error
+	r.From, err = sources(what, r.From)
+	return err
 }
 
-// checkFrom refuses what the datapath cannot enforce yet: ignoring it would open
-// the port to everybody.
-func checkFrom(what string, from []netip.Prefix) error {
-	if len(from) > 0 {
-		return unsupported(what, "--from is not yet supported")
+// sources returns the prefixes masked, in order and each once.
+func sources(what string, from []netip.Prefix) ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, 0, len(from))
+	for _, p := range from {
+		switch {
+		case !p.IsValid():
+			return nil, invalid(what, "a source is no subnet")
+		case !p.Addr().Is4():
+			return nil, unsupported(what, "source %s: IPv6 sources are not yet supported", p)
+		}
+		out = append(out, p.Masked())
 	}
-	return nil
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out), nil
 }
 
 // site opens what an endpoint is to connect. ns is to be closed, if not nil.
@@ -203,7 +213,7 @@ func (t *tx) checkMAC(r ConnectRequest, byDefault string) error {
 
 // connectSteps are those that follow the record of a new endpoint.
 func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns *netdev.NS, ports []*portRecord) []step {
-	steps := []step{{
+	steps := []step{h.unreserveStep(), {
 		text: "create the endpoint",
 		undo: func() error { return h.state.change(true, func(t *tx) error { return t.deleteEndpoint(e) }) },
 	}}
@@ -211,7 +221,7 @@ func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns
 	steps = append(steps, h.endpointSteps(dp, n, e, ignore)...)
 	steps = append(steps, step{text: "configured"})
 	if len(ports) > 0 {
-		steps = append(steps, h.publishStep(dp, n, e, ports))
+		steps = append(steps, h.reserveStep(), h.publishStep(dp, n, e, ports))
 	}
 	return append(steps, h.commit("done", func(t *tx) error {
 		e.Status = applied
@@ -282,6 +292,9 @@ func (h *Host) Disconnect(name string) error {
 		steps, err := h.disconnectSteps(t, dp, n, e)
 		if err != nil {
 			return nil, err
+		}
+		if dp != nil {
+			steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
 		}
 		return append(steps, h.commit("done", func(t *tx) error { return t.deleteEndpoint(e) })), nil
 	})

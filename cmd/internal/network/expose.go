@@ -13,11 +13,12 @@ import (
 // spec, in their order.
 //
 // Returns ErrNotFound, ErrInvalid (an address that is not the host's),
-// ErrUnsupported (IPv6, loopback addresses, from), ErrConflict (a port is taken,
+// ErrUnsupported (IPv6, a loopback address without socket hooks), ErrConflict (a port is taken,
 // none is free, the endpoint is gone), ErrFailed if ebnet is not up.
 func (h *Host) Expose(endpoint string, specs []PortSpec, from []netip.Prefix) ([]PortInfo, error) {
 	what := quoted("endpoint", endpoint)
-	if err := checkFrom(what, from); err != nil {
+	from, err := sources(what, from)
+	if err != nil {
 		return nil, err
 	}
 	if len(specs) == 0 {
@@ -37,7 +38,7 @@ func (h *Host) Expose(endpoint string, specs []PortSpec, from []netip.Prefix) ([
 		if err != nil {
 			return nil, err
 		}
-		if ports, err = h.planPorts(t, e, specs); err != nil {
+		if ports, err = h.planPorts(t, e, specs, from); err != nil {
 			return nil, err
 		}
 		return h.exposeSteps(dp, n, e, ports), nil
@@ -72,9 +73,11 @@ func (h *Host) reachable(e *endpointRecord) (datapath, error) {
 
 func (h *Host) exposeSteps(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) []step {
 	return []step{
+		h.unreserveStep(),
 		{undo: func() error {
 			return h.state.change(true, func(t *tx) error { return t.deletePorts(ports) })
 		}},
+		h.reserveStep(),
 		h.publishStep(dp, n, e, ports),
 		h.commit("done", func(t *tx) error { return t.markPorts(ports, applied) }),
 	}
@@ -120,10 +123,14 @@ func portList(ports []*portRecord, e *endpointRecord) string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		fmt.Fprintf(&b, "%s:%s -> %s:%s/%s", hostText(p.HostIP), rangeString(p.HostPort, p.hostEnd()),
-			e.IP, rangeString(p.Port, p.end()), protocolName(p.Protocol))
+		fmt.Fprintf(&b, "%s -> %s:%s/%s", p.hostAddr(), e.IP, rangeString(p.Port, p.end()), protocolName(p.Protocol))
 	}
 	return b.String()
+}
+
+// hostAddr is the port or range on the host, for people.
+func (p *portRecord) hostAddr() string {
+	return hostText(p.HostIP) + ":" + rangeString(p.HostPort, p.hostEnd())
 }
 
 func hostText(host netip.Addr) string {
@@ -172,13 +179,13 @@ func (t *tx) stillPublished(closing []*portRecord) (tcp, udp *loader.PortSet) {
 	specific := false
 	for _, p := range closing {
 		gone[p.key()] = true
-		specific = specific || p.HostIP.IsValid()
+		specific = specific || p.HostIP.IsValid() && !p.Direct
 	}
 	if !specific {
 		return tcp, udp
 	}
 	for proto, set := range map[loader.Protocol]*loader.PortSet{loader.TCP: tcp, loader.UDP: udp} {
-		t.published(proto, 65535, func(k portKey) bool {
+		t.published(byte(proto), 65535, func(k portKey) bool {
 			if !gone[k] {
 				set.Add(k.first(), int(k.last())-int(k.first())+1)
 			}
@@ -190,7 +197,7 @@ func (t *tx) stillPublished(closing []*portRecord) (tcp, udp *loader.PortSet) {
 
 // planPorts makes and stores the records of new ports of e, one a spec. One of
 // the specs taken by another of them is a conflict too.
-func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec) ([]*portRecord, error) {
+func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec, from []netip.Prefix) ([]*portRecord, error) {
 	ports := make([]*portRecord, 0, len(specs))
 	if len(specs) == 0 {
 		return ports, nil
@@ -207,15 +214,11 @@ func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec) ([]*portRec
 		return nil, err
 	}
 	for _, spec := range specs {
-		host, err := a.hostIP(spec)
-		if err != nil {
-			return nil, err
-		}
 		p := &portRecord{
-			Endpoint: e.Name, Protocol: spec.Protocol, HostIP: host,
-			Port: spec.Port, Count: spec.Count(), Status: pending,
+			Endpoint: e.Name, Protocol: spec.Protocol, Port: spec.Port, Count: spec.Count(),
+			From: from, Direct: n.Mode == ModeRouted, Status: pending,
 		}
-		if p.HostPort, err = a.hostPort(spec, host); err != nil {
+		if err := a.settle(p, spec, e); err != nil {
 			return nil, err
 		}
 		if p.Slot, err = t.reserveSlot(e.Name); err != nil {
@@ -232,7 +235,8 @@ func (h *Host) planPorts(t *tx, e *endpointRecord, specs []PortSpec) ([]*portRec
 
 // Unexpose closes published ports, all or none; no specs: all of the endpoint.
 // A spec means what Expose published for it: the same host address, host ports,
-// ports and protocol; where Expose chose the host port, the spec without it. The
+// ports and protocol; where Expose chose the host port, the spec without it; in a
+// routed network the ports and protocol alone. The
 // ports that were closed are returned, in the order of Ports.
 //
 // Returns ErrNotFound for an unknown endpoint or a spec that is not published.
@@ -291,6 +295,8 @@ func (p *portRecord) matches(s PortSpec) bool {
 		return false
 	}
 	switch {
+	case p.Direct:
+		return true
 	case anyHost(s.HostIP) != p.HostIP:
 		return false
 	case s.HostPort == 0:
@@ -306,11 +312,12 @@ func (h *Host) unexposeSteps(t *tx, dp datapath, n *networkRecord, e *endpointRe
 	if err := t.markPorts(ports, removing); err != nil {
 		return nil, err
 	}
-	steps := []step{{undo: func() error {
+	restore := step{undo: func() error {
 		return h.state.change(true, func(t *tx) error { return t.markPorts(ports, applied) })
-	}}}
+	}}
+	steps := []step{restore}
 	if dp != nil {
-		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
+		steps = []step{h.unreserveStep(), restore, h.unpublishStep(t, dp, n, e, ports), h.reserveStep()}
 	}
 	return append(steps, h.commit("done", func(t *tx) error { return t.deletePorts(ports) })), nil
 }
@@ -360,7 +367,7 @@ func portInfos(ports []*portRecord, e *endpointRecord) []PortInfo {
 			IP:          e.IP.String(),
 			Port:        p.Port,
 			PortEnd:     p.end(),
-			From:        []netip.Prefix{},
+			From:        append([]netip.Prefix{}, p.From...),
 		}
 	}
 	return infos

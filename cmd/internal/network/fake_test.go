@@ -31,9 +31,14 @@ type fake struct {
 
 	elsewhere uint64 // another namespace than at first
 
-	noTCX   bool
-	filters map[string]bool
-	dp      *fakeDatapath // nil: not loaded
+	noTCX     bool
+	noSockets bool
+	filters   map[string]bool
+	reserved  []netdev.PortRange
+	sides     map[string]bool // bridges of others
+
+	cgroup string        // the first mount; "": none
+	dp     *fakeDatapath // nil: not loaded
 
 	changes int // so far
 	failAt  int // the change to fail, from 1; 0: none
@@ -42,12 +47,15 @@ type fake struct {
 
 func newFake() *fake {
 	f := &fake{
-		links:   map[string]*netdev.Link{},
-		spaces:  map[string]*netdev.NS{},
-		inside:  map[string]string{},
-		filters: map[string]bool{},
-		host:    []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24"), netip.MustParsePrefix("127.0.0.1/8")},
-		next:    1,
+		links:    map[string]*netdev.Link{},
+		spaces:   map[string]*netdev.NS{},
+		inside:   map[string]string{},
+		filters:  map[string]bool{},
+		host:     []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24"), netip.MustParsePrefix("127.0.0.1/8")},
+		next:     1,
+		cgroup:   "/cg",
+		reserved: []netdev.PortRange{{First: 32770, Last: 32771}},
+		sides:    map[string]bool{},
 	}
 	f.link("eth0", "", "")
 	for i := range 10 {
@@ -208,6 +216,15 @@ func (f *fake) Links() ([]netdev.Link, error) {
 	return ls, nil
 }
 
+func (f *fake) CgroupMount() (string, error) { return f.cgroup, nil }
+
+func (f *fake) CheckCgroup(dir string) error {
+	if !strings.HasPrefix(dir, "/cg") {
+		return notFound("cgroup "+dir, "no such directory")
+	}
+	return nil
+}
+
 func (f *fake) OpenNS(ref string) (*netdev.NS, error) {
 	if ns := f.spaces[ref]; ns != nil {
 		return ns, nil
@@ -254,6 +271,16 @@ func (f *fake) DetectUplinks() ([]netdev.Uplink, error) {
 	return ups, nil
 }
 
+func (f *fake) DetectSides() (sides []netdev.Uplink, _ error) {
+	for name := range f.sides {
+		if l := f.links[name]; l != nil {
+			sides = append(sides, f.uplink(l))
+		}
+	}
+	slices.SortFunc(sides, func(a, b netdev.Uplink) int { return a.Ifindex - b.Ifindex })
+	return sides, nil
+}
+
 func (f *fake) UplinkByName(name string) (netdev.Uplink, error) {
 	if l := f.links[name]; l != nil {
 		return f.uplink(l), nil
@@ -268,8 +295,14 @@ func (f *fake) Resolvers() ([]netip.Addr, error)      { return nil, nil }
 func (f *fake) LocalPortRange() (netdev.PortRange, error) {
 	return netdev.PortRange{First: 32768, Last: 32777}, nil
 }
-func (f *fake) LocalReservedPorts() ([]netdev.PortRange, error) {
-	return []netdev.PortRange{{First: 32770, Last: 32771}}, nil
+func (f *fake) LocalReservedPorts() ([]netdev.PortRange, error) { return f.reserved, nil }
+
+func (f *fake) SetLocalReservedPorts(ports []netdev.PortRange) error {
+	if err := f.change(); err != nil {
+		return err
+	}
+	f.reserved = ports
+	return nil
 }
 
 func (f *fake) PortHolders(_ loader.Protocol, _ netip.Addr, first, last uint16) ([]netdev.Holder, error) {
@@ -293,6 +326,10 @@ type fakeDatapath struct {
 	uplinks   map[int]loader.Uplink
 	flows     []loader.Flow
 	sources   loader.PortSet
+	shares    []loader.Share
+
+	sockets          string // the cgroup; "": not attached
+	local, broadcast []netip.Addr
 }
 
 func (d *fakeDatapath) Close() error              { return nil }
@@ -388,7 +425,7 @@ func (d *fakeDatapath) Publish(ps ...loader.Publication) error {
 	}
 	for _, p := range ps {
 		for i, k := range serviceKeys(p) {
-			d.services[k] = service{fmt.Sprintf("%v:%d slot %d", p.Addr, int(p.Port)+i, p.Slot), p.Ifindex}
+			d.services[k] = service{fmt.Sprintf("%v:%d slot %d from %v", p.Addr, int(p.Port)+i, p.Slot, p.From), p.Ifindex}
 		}
 	}
 	return nil
@@ -415,6 +452,44 @@ func (d *fakeDatapath) SetSourcePorts(allowed *loader.PortSet) error {
 	d.sources = *allowed
 	return nil
 }
+
+func (d *fakeDatapath) AttachSockets(cgroup string) (bool, error) {
+	if d.f.noSockets {
+		return true, loader.ErrUnsupported
+	}
+	if d.sockets == cgroup {
+		return false, nil
+	}
+	if err := d.f.change(); err != nil {
+		d.sockets = ""
+		return true, err
+	}
+	d.sockets = cgroup
+	return true, nil
+}
+
+func (d *fakeDatapath) DetachSockets() error {
+	if err := d.f.change(); err != nil {
+		return err
+	}
+	d.sockets = ""
+	return nil
+}
+
+func (d *fakeDatapath) SocketsAttached() bool { return d.sockets != "" }
+
+func (d *fakeDatapath) SetLocalAddrs(local, broadcast []netip.Addr) error {
+	if slices.Equal(d.local, local) && slices.Equal(d.broadcast, broadcast) {
+		return nil
+	}
+	if err := d.f.change(); err != nil {
+		return err
+	}
+	d.local, d.broadcast = local, broadcast
+	return nil
+}
+
+func (d *fakeDatapath) Shares() ([]loader.Share, error) { return d.shares, nil }
 
 func (d *fakeDatapath) PutUplink(u loader.Uplink) error {
 	if err := d.f.change(); err != nil {
@@ -463,6 +538,7 @@ func (f *fake) dump() []string {
 	for name, l := range f.links {
 		add("link %s %s %s %s on %s", name, l.Kind, l.Alias, f.inside[name], f.name(l.MasterIndex))
 	}
+	add("reserved %v", f.reserved)
 	for k := range f.filters {
 		var i int
 		var ingress bool
@@ -473,6 +549,8 @@ func (f *fake) dump() []string {
 	}
 	if d := f.dp; d != nil {
 		add("loaded %+v", d.cfg)
+		add("sockets of %q", d.sockets)
+		add("addresses %v, broadcast %v", d.local, d.broadcast)
 		for a := range d.attached {
 			if f.name(a.Ifindex) == "gone" {
 				continue // a pin of a dead link says nothing

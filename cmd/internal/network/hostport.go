@@ -16,9 +16,9 @@ type allocator struct {
 	h         *Host
 	t         *tx
 	addrs     []netip.Prefix
-	ephemeral netdev.PortRange   // where to search if no host port is named
-	reserved  []netdev.PortRange // but not there
-	own       map[portKey]bool   // what the request has already
+	ephemeral netdev.PortRange // where to search if no host port is named
+	reserved  *loader.PortSet  // but not there
+	own       map[portKey]bool // what the request has already
 	spans     map[spanKey]netdev.PortRange
 	holders   map[spanKey][]netdev.Holder
 }
@@ -41,7 +41,7 @@ func (h *Host) newAllocator(t *tx, specs []PortSpec) (*allocator, error) {
 			if a.ephemeral, err = h.k.LocalPortRange(); err != nil {
 				return nil, err
 			}
-			if a.reserved, err = h.k.LocalReservedPorts(); err != nil {
+			if a.reserved, err = h.adminPorts(); err != nil {
 				return nil, err
 			}
 			r = a.ephemeral
@@ -63,6 +63,20 @@ func anyHost(ip netip.Addr) netip.Addr {
 	return ip
 }
 
+// settle finds the host address and port of a new record. A direct port takes none of
+// the host: whatever the spec says of it, it is published as the endpoint has it.
+func (a *allocator) settle(p *portRecord, spec PortSpec, e *endpointRecord) (err error) {
+	if p.Direct {
+		p.HostIP, p.HostPort = e.IP, p.Port
+		return a.mustBeUnpublished(quoted("port", spec.String()), p.space(), p.HostIP, p.HostPort, p.hostEnd())
+	}
+	if p.HostIP, err = a.hostIP(spec); err != nil {
+		return err
+	}
+	p.HostPort, err = a.hostPort(spec, p.HostIP)
+	return err
+}
+
 // hostIP returns the host address to publish on; the zero Addr is any.
 func (a *allocator) hostIP(spec PortSpec) (netip.Addr, error) {
 	what, ip := quoted("port", spec.String()), spec.HostIP
@@ -72,8 +86,7 @@ func (a *allocator) hostIP(spec PortSpec) (netip.Addr, error) {
 	case ip.Is6():
 		return ip, unsupported(what, "IPv6 host addresses are not yet supported")
 	case ip.IsLoopback():
-		return ip, unsupported(what, "publishing on a loopback address is not yet supported").
-			hint("publish on 0.0.0.0 or an address of the host")
+		return ip, a.h.checkSockets(what)
 	}
 	if a.addrs == nil {
 		var err error
@@ -85,6 +98,16 @@ func (a *allocator) hostIP(spec PortSpec) (netip.Addr, error) {
 		return ip, invalid(what, "%s is no address of this host", ip).hint("use 0.0.0.0 for any address of the host")
 	}
 	return ip, nil
+}
+
+// checkSockets refuses a loopback address where nobody could reach it.
+func (h *Host) checkSockets(what string) error {
+	dp, err := h.mustBeUp(what)
+	if err == nil && !dp.SocketsAttached() {
+		err = unsupported(what, "a loopback address needs the socket hooks, which are not attached").
+			hint("`ebnet up` attaches them, or says why it cannot")
+	}
+	return err
 }
 
 // hostPort returns the first host port of the spec's range: the one it names,
@@ -106,19 +129,8 @@ func (a *allocator) hostPort(spec PortSpec, host netip.Addr) (uint16, error) {
 
 // mustBeFree returns ErrConflict, naming the holder, if a port is taken.
 func (a *allocator) mustBeFree(what string, proto loader.Protocol, host netip.Addr, first, last uint16) error {
-	if k, ok := a.taken(proto, host, first, last); ok {
-		p, err := a.t.port(k)
-		if err != nil {
-			return err
-		}
-		text := fmt.Sprintf("%s:%s/%s", hostText(p.HostIP), rangeString(p.HostPort, p.hostEnd()), protocolName(proto))
-		switch {
-		case a.own[k]:
-			return conflict(what, "%s is asked for twice", text)
-		case p.Status != applied:
-			return conflict(what, "%s is left of a command that was killed", text).hint("`ebnet up` undoes what it left")
-		}
-		return conflict(what, "%s is published already, by endpoint %q", text, p.Endpoint)
+	if err := a.mustBeUnpublished(what, byte(proto), host, first, last); err != nil {
+		return err
 	}
 	holders, err := a.processes(proto, host)
 	if err != nil {
@@ -132,6 +144,25 @@ func (a *allocator) mustBeFree(what string, proto loader.Protocol, host netip.Ad
 	return nil
 }
 
+func (a *allocator) mustBeUnpublished(what string, space byte, host netip.Addr, first, last uint16) error {
+	k, ok := a.taken(space, host, first, last)
+	if !ok {
+		return nil
+	}
+	p, err := a.t.port(k)
+	if err != nil {
+		return err
+	}
+	text := p.hostAddr() + "/" + protocolName(p.Protocol)
+	switch {
+	case a.own[k]:
+		return conflict(what, "%s is asked for twice", text)
+	case p.Status != applied:
+		return conflict(what, "%s is left of a command that was killed", text).hint("`ebnet up` undoes what it left")
+	}
+	return conflict(what, "%s is published already, by endpoint %q", text, p.Endpoint)
+}
+
 func holderText(h netdev.Holder) string {
 	if h.PID == 0 {
 		return "a process of the host"
@@ -140,8 +171,8 @@ func holderText(h netdev.Holder) string {
 }
 
 // taken finds a published port in the range.
-func (a *allocator) taken(proto loader.Protocol, host netip.Addr, first, last uint16) (found portKey, ok bool) {
-	a.t.published(proto, last, func(k portKey) bool {
+func (a *allocator) taken(space byte, host netip.Addr, first, last uint16) (found portKey, ok bool) {
+	a.t.published(space, last, func(k portKey) bool {
 		if k.last() >= first && k.meets(host) {
 			found, ok = k, true
 		}
@@ -174,9 +205,7 @@ func (a *allocator) firstFree(spec PortSpec, host netip.Addr, first, start, last
 		return 0, false, err
 	}
 	if spec.HostPort == 0 {
-		for _, r := range a.reserved {
-			busy.Add(r.First, int(r.Last)-int(r.First)+1)
-		}
+		busy = union(busy, a.reserved)
 	}
 	run := func(from, to int) (uint16, bool) {
 		free := 0
@@ -200,7 +229,7 @@ func (a *allocator) firstFree(spec PortSpec, host netip.Addr, first, start, last
 // busy returns the ports up to last that are published or held by a process.
 func (a *allocator) busy(proto loader.Protocol, host netip.Addr, last uint16) (*loader.PortSet, error) {
 	set := new(loader.PortSet)
-	a.t.published(proto, last, func(k portKey) bool {
+	a.t.published(byte(proto), last, func(k portKey) bool {
 		if k.meets(host) {
 			set.Add(k.first(), int(k.last())-int(k.first())+1)
 		}

@@ -29,6 +29,11 @@ type datapath interface {
 	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
 	PublishedCount() (int, error)
 	SetSourcePorts(allowed *loader.PortSet) error
+	AttachSockets(cgroup string) (changed bool, err error)
+	DetachSockets() error
+	SocketsAttached() bool
+	SetLocalAddrs(local, broadcast []netip.Addr) error
+	Shares() ([]loader.Share, error)
 	PutUplink(u loader.Uplink) error
 	DeleteUplink(ifindex int) error
 	Uplinks() ([]int, error)
@@ -52,6 +57,10 @@ type kernel interface {
 	LinkByName(name string) (netdev.Link, error)
 	Links() ([]netdev.Link, error)
 
+	// CgroupMount returns the first cgroup2 mount, "" if there is none.
+	CgroupMount() (string, error)
+	CheckCgroup(dir string) error
+
 	OpenNS(ref string) (*netdev.NS, error)
 	CurrentNS() (*netdev.NS, error)
 	CloseNS(ns *netdev.NS)
@@ -61,6 +70,7 @@ type kernel interface {
 	FilterAttached(ifindex int, ingress bool) (bool, error)
 
 	DetectUplinks() ([]netdev.Uplink, error)
+	DetectSides() ([]netdev.Uplink, error)
 	UplinkByName(name string) (netdev.Uplink, error)
 	DefaultMTU() (int, error)
 
@@ -71,6 +81,7 @@ type kernel interface {
 	PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error)
 	LocalPortRange() (netdev.PortRange, error)
 	LocalReservedPorts() ([]netdev.PortRange, error)
+	SetLocalReservedPorts(ports []netdev.PortRange) error
 }
 
 // linux is the kernel of the calling thread's namespace.
@@ -111,6 +122,10 @@ func (linux) HostPrefixes() ([]netip.Prefix, error)           { return netdev.Ho
 func (linux) Resolvers() ([]netip.Addr, error)                { return netdev.Resolvers("") }
 func (linux) LocalPortRange() (netdev.PortRange, error)       { return netdev.LocalPortRange() }
 func (linux) LocalReservedPorts() ([]netdev.PortRange, error) { return netdev.LocalReservedPorts() }
+func (linux) DetectSides() ([]netdev.Uplink, error)           { return netdev.DetectSides() }
+func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
+	return netdev.SetLocalReservedPorts(ports)
+}
 func (linux) DetachFilter(ifindex int, ingress bool) error {
 	return netdev.DetachFilter(ifindex, ingress)
 }

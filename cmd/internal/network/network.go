@@ -61,7 +61,7 @@ func (h *Host) networkSteps(dp datapath, n *networkRecord) []step {
 		undo: func() error { return h.state.change(true, func(t *tx) error { return t.deleteNetwork(n) }) },
 	}}
 	if dp != nil {
-		steps = append(steps, h.bridgeSteps(dp, n, new(int), ignore)...)
+		steps = append(steps, h.withAddrs(dp, h.bridgeSteps(dp, n, new(int), ignore)...)...)
 		steps = append(steps, h.commit("return", func(t *tx) error {
 			n.Status = applied
 			return t.putNetwork(n)
@@ -126,8 +126,6 @@ func (r *NetworkRequest) check() error {
 	switch {
 	case r.IPv6 || slices.ContainsFunc(r.Subnets, func(p netip.Prefix) bool { return p.Addr().Is6() }):
 		return unsupported(what, "IPv6 networks are not yet supported")
-	case len(r.SNATAddrs) > 0:
-		return unsupported(what, "--snat-address is not yet supported")
 	case len(r.Subnets) > 1:
 		return invalid(what, "%d IPv4 subnets, a network has one", len(r.Subnets))
 	case len(r.Gateways) > 1:
@@ -138,10 +136,14 @@ func (r *NetworkRequest) check() error {
 		return invalid(what, "a gateway, range or auxiliary address needs a subnet").hint("give --subnet too")
 	case r.Mode != "" && r.Mode != ModeNAT && r.Mode != ModeRouted:
 		return invalid(what, "unknown mode %q, want nat or routed", r.Mode)
-	case r.Mode == ModeRouted:
-		return unsupported(what, "--mode routed is not yet supported")
-	case !r.Masquerade:
-		return unsupported(what, "--no-masquerade is not yet supported")
+	case r.Mode == ModeRouted && len(r.SNATAddrs) > 0:
+		return invalid(what, "--snat-address contradicts --mode routed, which translates nothing")
+	case !r.Masquerade && len(r.SNATAddrs) > 0:
+		return invalid(what, "--snat-address contradicts --no-masquerade")
+	case slices.ContainsFunc(r.SNATAddrs, netip.Addr.Is6):
+		return unsupported(what, "IPv6 source addresses are not yet supported")
+	case len(r.SNATAddrs) > 1:
+		return invalid(what, "%d addresses to translate to, a network has one", len(r.SNATAddrs))
 	case r.MTU != 0 && (r.MTU < 68 || r.MTU > 65535):
 		return invalid(what, "mtu %d is not between 68 and 65535", r.MTU)
 	}
@@ -187,10 +189,16 @@ func (h *Host) planNetwork(t *tx, r NetworkRequest) (*networkRecord, error) {
 	if n.Mode == "" {
 		n.Mode = ModeNAT
 	}
+	if n.Mode == ModeRouted {
+		n.Masquerade = false
+	}
 	for _, o := range others {
 		if o.Name == n.Name {
 			return nil, taken(what, o.Status)
 		}
+	}
+	if n.SNAT, err = h.snatAddr(what, r.SNATAddrs); err != nil {
+		return nil, err
 	}
 	h.say("get subnet and gateway from IPAM")
 	if err := h.chooseSubnet(n, others); err != nil {
@@ -214,6 +222,25 @@ func (h *Host) planNetwork(t *tx, r NetworkRequest) (*networkRecord, error) {
 	}
 	_, err = t.pool(n)
 	return n, err
+}
+
+// snatAddr returns the address to translate to, if one is asked for.
+func (h *Host) snatAddr(what string, asked []netip.Addr) (netip.Addr, error) {
+	if len(asked) == 0 {
+		return netip.Addr{}, nil
+	}
+	own, err := h.owns(asked[0])
+	if err == nil && (!own || asked[0].IsLoopback()) {
+		err = invalid(what, "--snat-address %s is no address that this host has outside", asked[0]).
+			hint("`ip address` lists the host's addresses; answers come to one of them only")
+	}
+	return asked[0], err
+}
+
+// owns reports whether the address is one of the host's.
+func (h *Host) owns(ip netip.Addr) (bool, error) {
+	addrs, err := h.k.HostAddrs()
+	return slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr() == ip }), err
 }
 
 // taken is the error for a name that exists.
@@ -407,10 +434,19 @@ func (n *networkRecord) info(endpoints int, use AddressUse) NetworkInfo {
 		ICC:        n.ICC,
 		Masquerade: n.Masquerade,
 		Mode:       n.Mode,
+		SNAT:       addrText(n.SNAT),
 		Labels:     labels,
 		Endpoints:  endpoints,
 		Addresses:  use,
 	}
+}
+
+// addrText is "" for the zero Addr.
+func addrText(ip netip.Addr) string {
+	if !ip.IsValid() {
+		return ""
+	}
+	return ip.String()
 }
 
 // RemoveNetwork removes a network; with force its endpoints first.
@@ -468,7 +504,8 @@ func (h *Host) removalSteps(t *tx, dp datapath, n *networkRecord, members []stri
 	}}
 	steps = append([]step{restore}, steps...)
 	if dp != nil {
-		steps = append(steps, h.unbridgeSteps(dp, n)...)
+		steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
+		steps = append(steps, h.withAddrs(dp, h.unbridgeSteps(dp, n)...)...)
 	}
 	steps = append(steps, h.commit("done", func(t *tx) error {
 		for _, e := range gone {

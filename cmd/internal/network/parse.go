@@ -52,6 +52,23 @@ func ParsePrefix(what, s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// ParseSource reads a subnet, or an address, which stands for itself alone.
+func ParseSource(what, s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" && !a.Is4In6() {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	return ParsePrefix(what, s)
+}
+
+// Source is a prefix that a file may give as an address too, see ParseSource.
+type Source struct{ netip.Prefix }
+
+// UnmarshalText is ParseSource.
+func (s *Source) UnmarshalText(text []byte) (err error) {
+	s.Prefix, err = ParseSource("source", string(text))
+	return err
+}
+
 // ParseMAC reads a unicast Ethernet address that is not reserved.
 func ParseMAC(what, s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)

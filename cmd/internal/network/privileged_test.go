@@ -52,9 +52,24 @@ func realHost(t *testing.T) (o Options, containers []*Sandbox) {
 		containers = append(containers, s)
 	}
 	dir := t.TempDir()
-	o = Options{StateDir: filepath.Join(dir, "state"), BPFFS: filepath.Join(dir, "bpf")}
+	o = Options{StateDir: filepath.Join(dir, "state"), BPFFS: filepath.Join(dir, "bpf"), Cgroup: ownCgroup(t)}
 	t.Cleanup(func() { _ = loader.Remove(o.BPFFS) })
 	return o, containers
+}
+
+// ownCgroup makes a cgroup for the socket programs, which are nobody else's business.
+func ownCgroup(t *testing.T) string {
+	t.Helper()
+	mount, err := linux{}.CgroupMount()
+	if err != nil || mount == "" {
+		return ""
+	}
+	dir, err := os.MkdirTemp(mount, "ebnet-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	return dir
 }
 
 func openReal(t *testing.T, o Options, k kernel) *Host {

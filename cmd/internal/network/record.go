@@ -25,10 +25,14 @@ const (
 
 // hostRecord is what the state knows of the host itself.
 type hostRecord struct {
-	Secret   uint64   `json:"secret"` // loader.Config.Secret
-	Uplinks  []string `json:"uplinks,omitempty"`
-	FastPath bool     `json:"fast_path"`
-	MaxFlows int      `json:"max_flows,omitempty"`
+	Secret   uint64         `json:"secret"` // loader.Config.Secret
+	Uplinks  []string       `json:"uplinks,omitempty"`
+	FastPath bool           `json:"fast_path"`
+	Sides    []string       `json:"sides,omitempty"` // bridges of others that are hooked
+	MaxFlows int            `json:"max_flows,omitempty"`
+	Timeouts map[string]int `json:"timeouts,omitempty"` // in seconds, where they are not the default
+
+	Cgroup string `json:"cgroup,omitempty"` // of the socket hooks of the last Up
 
 	// The network namespace of the last Up.
 	NSDev   uint64 `json:"ns_dev,omitempty"`
@@ -48,6 +52,7 @@ type networkRecord struct {
 	ICC        bool                  `json:"icc"`
 	Masquerade bool                  `json:"masquerade"`
 	Mode       string                `json:"mode"`
+	SNAT       netip.Addr            `json:"snat,omitzero"` // of what leaves; the zero Addr: what routing prefers
 	Labels     map[string]string     `json:"labels,omitempty"`
 	Status     status                `json:"status,omitempty"`
 }
@@ -78,6 +83,8 @@ type portRecord struct {
 	HostPort uint16          `json:"host_port"`
 	Port     uint16          `json:"port"`
 	Count    int             `json:"count"`
+	From     []netip.Prefix  `json:"from,omitempty"`   // the only sources; none: all
+	Direct   bool            `json:"direct,omitempty"` // of a routed network: HostIP and HostPort are the endpoint's
 	Status   status          `json:"status,omitempty"`
 }
 
@@ -104,6 +111,7 @@ func (n *networkRecord) datapath(bridge int) loader.Network {
 		Bridge:     bridge,
 		BridgeMAC:  n.bridgeMAC(),
 		MTU:        n.MTU,
+		SNAT:       n.SNAT,
 		Internal:   n.Internal,
 		ICC:        n.ICC,
 		Masquerade: n.Masquerade,
@@ -144,7 +152,16 @@ func (p *portRecord) datapath(network uint32, e *endpointRecord) loader.Publicat
 		Network:  network,
 		Ifindex:  e.Ifindex,
 		MAC:      e.mac(),
-		Addr:     e.IP,
+		Addr:     p.addr(e),
 		Port:     p.Port,
+		From:     p.From,
 	}
+}
+
+// addr is that of the endpoint. Of a direct port it is known without the endpoint.
+func (p *portRecord) addr(e *endpointRecord) netip.Addr {
+	if p.Direct {
+		return p.HostIP
+	}
+	return e.IP
 }

@@ -465,11 +465,12 @@ func (t *tx) deleteEndpoint(e *endpointRecord) error {
 
 // portKey orders the published ports by protocol and first host port, so that
 // conflicts are found by ranges. Layout: protocol 1, first 2, last 2, address 16
-// bytes, all big endian; the address of "any" is zero.
+// bytes, all big endian; the address of "any" is zero. Direct ports, which take none of
+// the host, are apart: their protocols have the highest bit set.
 type portKey [21]byte
 
 func (p *portRecord) key() (k portKey) {
-	k[0] = byte(p.Protocol)
+	k[0] = p.space()
 	binary.BigEndian.PutUint16(k[1:], p.HostPort)
 	binary.BigEndian.PutUint16(k[3:], p.hostEnd())
 	if p.HostIP.IsValid() {
@@ -477,6 +478,17 @@ func (p *portRecord) key() (k portKey) {
 		copy(k[5:], ip[:])
 	}
 	return k
+}
+
+const directPorts = 0x80
+
+// space is what ports that can be in each other's way have in common: the first byte
+// of their keys.
+func (p *portRecord) space() byte {
+	if p.Direct {
+		return byte(p.Protocol) | directPorts
+	}
+	return byte(p.Protocol)
 }
 
 func (k portKey) first() uint16 { return binary.BigEndian.Uint16(k[1:]) }
@@ -488,11 +500,11 @@ func (k portKey) meets(host netip.Addr) bool {
 	return own == netip.IPv6Unspecified() || !host.IsValid() || own.Unmap() == host
 }
 
-// published calls yield for the published ports of the protocol whose first
-// host port is at most upTo, until it returns false.
-func (t *tx) published(proto loader.Protocol, upTo uint16, yield func(k portKey) bool) {
+// published calls yield for the published ports of the space (a protocol, or one of
+// direct ports) whose first host port is at most upTo, until it returns false.
+func (t *tx) published(space byte, upTo uint16, yield func(k portKey) bool) {
 	c := t.Bucket(portsBucket).Cursor()
-	for b, _ := c.Seek([]byte{byte(proto)}); len(b) == len(portKey{}) && b[0] == byte(proto); b, _ = c.Next() {
+	for b, _ := c.Seek([]byte{space}); len(b) == len(portKey{}) && b[0] == space; b, _ = c.Next() {
 		if k := portKey(b); k.first() > upTo || !yield(k) {
 			return
 		}

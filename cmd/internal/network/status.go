@@ -19,8 +19,8 @@ type counts struct{ networks, endpoints, ports int }
 func (t *tx) counts() (c counts, err error) {
 	c.networks = t.Bucket(networksBucket).Stats().KeyN
 	c.endpoints = t.Bucket(endpointsBucket).Stats().KeyN
-	for _, proto := range []loader.Protocol{loader.TCP, loader.UDP} {
-		t.published(proto, math.MaxUint16, func(k portKey) bool {
+	for _, space := range []byte{byte(loader.TCP), byte(loader.UDP), byte(loader.TCP) | directPorts, byte(loader.UDP) | directPorts} {
+		t.published(space, math.MaxUint16, func(k portKey) bool {
 			c.ports += int(k.last()) - int(k.first()) + 1
 			return true
 		})
@@ -28,16 +28,24 @@ func (t *tx) counts() (c counts, err error) {
 	return c, nil
 }
 
+// owners are the endpoints by device, and what has a slot.
+type owners struct {
+	devices map[int]string
+	slots   map[uint32]ShareInfo
+}
+
 // Status shows the host, whether ebnet is up or not.
 func (h *Host) Status() (StatusInfo, error) {
-	s := StatusInfo{Uplinks: []UplinkInfo{}, Maps: []MapInfo{}, Drops: []DropInfo{}, Incomplete: []string{}}
+	s := StatusInfo{
+		Uplinks: []UplinkInfo{}, Sides: []UplinkInfo{}, Maps: []MapInfo{}, Drops: []DropInfo{}, Shares: []ShareInfo{}, Incomplete: []string{},
+	}
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return StatusInfo{}, failed("kernel", err)
 	}
 	s.Kernel = strings.TrimSpace(string(release))
 	var host hostRecord
-	owners := map[int]string{}
+	owners := owners{devices: map[int]string{}, slots: map[uint32]ShareInfo{}}
 	err = h.state.view(func(t *tx) (err error) {
 		if host, err = t.host(); err != nil {
 			return err
@@ -46,7 +54,15 @@ func (h *Host) Status() (StatusInfo, error) {
 	})
 	if err == nil {
 		s.Features.FastPath, s.Features.MaxFlows = host.FastPath, cmp.Or(host.MaxFlows, loader.DefaultMaxFlows)
+		s.Timeouts = timeoutSeconds(host.timeouts())
 		err = h.live(&s, owners)
+		isSide := func(l UplinkInfo) bool { return slices.Contains(host.Sides, l.Name) }
+		for _, l := range s.Uplinks {
+			if isSide(l) {
+				s.Sides = append(s.Sides, l)
+			}
+		}
+		s.Uplinks = slices.DeleteFunc(s.Uplinks, isSide)
 	}
 	if err != nil {
 		return StatusInfo{}, explain(err)
@@ -54,8 +70,8 @@ func (h *Host) Status() (StatusInfo, error) {
 	return s, nil
 }
 
-// read fills in what the state knows; owners receives the endpoints by device.
-func (s *StatusInfo) read(t *tx, owners map[int]string) error {
+// read fills in what the state knows, and who owns what.
+func (s *StatusInfo) read(t *tx, owners owners) error {
 	c, err := t.counts()
 	if err != nil {
 		return err
@@ -75,7 +91,7 @@ func (s *StatusInfo) read(t *tx, owners map[int]string) error {
 		return err
 	}
 	for _, e := range endpoints {
-		owners[e.Ifindex] = e.Name
+		owners.devices[e.Ifindex], owners.slots[e.Slot] = e.Name, ShareInfo{Endpoint: e.Name}
 		if e.Status != applied {
 			s.Incomplete = append(s.Incomplete, quoted("endpoint", e.Name))
 			continue
@@ -85,6 +101,7 @@ func (s *StatusInfo) read(t *tx, owners map[int]string) error {
 			return err
 		}
 		for _, p := range ports {
+			owners.slots[p.Slot] = ShareInfo{Endpoint: e.Name, Port: p.hostAddr() + "/" + protocolName(p.Protocol)}
 			if p.Status != applied {
 				s.Incomplete = append(s.Incomplete, "port "+portList([]*portRecord{p}, e))
 			}
@@ -94,14 +111,15 @@ func (s *StatusInfo) read(t *tx, owners map[int]string) error {
 }
 
 // live fills in what the datapath knows, if there is one.
-func (h *Host) live(s *StatusInfo, owners map[int]string) error {
+func (h *Host) live(s *StatusInfo, owners owners) error {
 	dp, err := h.loaded()
 	if err != nil || dp == nil {
 		return err
 	}
 	s.Up = true
 	cfg := dp.Config()
-	s.Features = Features{Attach: "tcx", FastPath: cfg.FastPath, MaxFlows: cfg.MaxFlows}
+	s.Features = Features{Attach: "tcx", FastPath: cfg.FastPath, MaxFlows: cfg.MaxFlows, SocketHooks: dp.SocketsAttached()}
+	s.Timeouts = timeoutSeconds(cfg.Timeouts)
 	if !dp.TCX() {
 		s.Features.Attach = "clsact"
 	}
@@ -123,17 +141,36 @@ func (h *Host) live(s *StatusInfo, owners map[int]string) error {
 	for _, m := range use {
 		s.Maps = append(s.Maps, MapInfo{m.Name, m.Used, m.Max, float64(m.Used) / float64(max(1, m.Max))})
 	}
+	if s.Shares, err = shareInfos(dp, owners); err != nil {
+		return err
+	}
 	drops, err := dp.Drops()
 	if err != nil {
 		return err
 	}
 	for _, d := range drops {
-		s.Drops = append(s.Drops, DropInfo{d.Reason, owners[d.Ifindex], byIndex[d.Ifindex].Name, d.Packets, d.Bytes})
+		s.Drops = append(s.Drops, DropInfo{d.Reason, owners.devices[d.Ifindex], byIndex[d.Ifindex].Name, d.Packets, d.Bytes})
 	}
 	slices.SortFunc(s.Drops, func(a, b DropInfo) int {
 		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Device, b.Device))
 	})
 	return nil
+}
+
+// shareInfos leaves out slots that nobody has any more.
+func shareInfos(dp datapath, owners owners) ([]ShareInfo, error) {
+	shares, err := dp.Shares()
+	infos := []ShareInfo{}
+	for _, s := range shares {
+		if info, ok := owners.slots[s.Slot]; ok {
+			info.Held, info.Refused = s.Held, s.Refused
+			infos = append(infos, info)
+		}
+	}
+	slices.SortFunc(infos, func(a, b ShareInfo) int {
+		return cmp.Or(cmp.Compare(a.Endpoint, b.Endpoint), cmp.Compare(a.Port, b.Port))
+	})
+	return infos, err
 }
 
 func (h *Host) uplinkInfos(dp datapath, byIndex map[int]netdev.Link) ([]UplinkInfo, error) {

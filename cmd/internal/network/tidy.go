@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/ebnet/ebnet/loader"
-	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // tidySteps remove from the kernel what is ours but not recorded, or recorded
@@ -115,7 +114,7 @@ func (u *bringUp) tidyUplinks() error {
 		return err
 	}
 	for _, ifindex := range have {
-		if slices.ContainsFunc(u.uplinks, func(l netdev.Uplink) bool { return l.Ifindex == ifindex }) {
+		if u.hooks(ifindex) {
 			continue
 		}
 		u.changed()
@@ -146,7 +145,7 @@ func (u *bringUp) tidyAttachments() error {
 		return err
 	}
 	keep := map[loader.Attachment]bool{}
-	for _, l := range u.uplinks {
+	for _, l := range slices.Concat(u.uplinks, u.sides) {
 		keep[loader.Attachment{Hook: loader.FromUplink, Ifindex: l.Ifindex}] = true
 		keep[loader.Attachment{Hook: loader.ToUplink, Ifindex: l.Ifindex}] = true
 	}

@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // verbs are all that are undone, each with what it needs beforehand.
@@ -54,6 +57,23 @@ var verbs = []struct {
 		_, err := h.Expose("w1", specs(t, "1000-1100:1000-1100", "53:53/udp", "80"), nil)
 		return err
 	}},
+	{"expose policy", prepareTwo, func(t *testing.T, h *Host) error {
+		_, err := h.Expose("w1", specs(t, "127.0.0.1:90:90", "32769:91", "32775:92/udp"), prefixes("10.0.0.0/8"))
+		return err
+	}},
+	{"unexpose policy", preparePolicy, func(t *testing.T, h *Host) error { _, err := h.Unexpose("w1", nil); return err }},
+	{"disconnect policy", preparePolicy, func(t *testing.T, h *Host) error { return h.Disconnect("w1") }},
+	{"network rm policy", preparePolicy, func(t *testing.T, h *Host) error { return h.RemoveNetwork(DefaultNetwork, true) }},
+	{"disconnect routed", preparePolicy, func(t *testing.T, h *Host) error { return h.Disconnect("r1") }},
+	{"up policy", func(t *testing.T, h *Host, f *fake) {
+		preparePolicy(t, h, f)
+		f.link("docker0", "bridge", "")
+		f.sides["docker0"] = true
+		h.o.Cgroup = "/cg/2"
+	}, func(t *testing.T, h *Host) error {
+		_, err := h.Up(UpRequest{Timeouts: map[string]time.Duration{"icmp": time.Second}})
+		return err
+	}},
 	{"unexpose", prepareTwo, func(t *testing.T, h *Host) error { _, err := h.Unexpose("w1", specs(t, "8080:80")); return err }},
 	{"unexpose all", prepareTwo, func(t *testing.T, h *Host) error { _, err := h.Unexpose("w1", nil); return err }},
 }
@@ -64,6 +84,14 @@ func prepareTwo(t *testing.T, h *Host, f *fake) {
 	prepareUp(t, h, f)
 	must(t)(h.Connect(ConnectRequest{Network: DefaultNetwork, NetNS: "w1", Ports: specs(t, "8080:80", "198.51.100.2:8443:443")}))
 	must(t)(h.Connect(ConnectRequest{Network: DefaultNetwork, NetNS: "w2"}))
+}
+
+// preparePolicy has a bit of everything.
+func preparePolicy(t *testing.T, h *Host, f *fake) {
+	prepareTwo(t, h, f)
+	must(t)(h.Expose("w1", specs(t, "32769:91", "32775:92/udp"), prefixes("10.0.0.0/8")))
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "routed", Mode: ModeRouted}))
+	must(t)(h.Connect(ConnectRequest{Network: "routed", NetNS: "w5", Name: "r1", Ports: specs(t, "80", "32776:32776")}))
 }
 
 // TestUndo fails each change of the kernel and of the state in turn, and wants
@@ -176,6 +204,10 @@ func checkConsistent(t *testing.T, h *Host, f *fake) {
 	endpoints, _ := h.Endpoints("")
 	ports, _ := h.Ports("")
 	want := map[string]bool{"eth0": true}
+	for side := range f.sides {
+		want[side] = true
+	}
+	reserved := setOfRanges([]netdev.PortRange{{First: 32770, Last: 32771}}) // the administrator's
 	for _, n := range networks {
 		want[n.Bridge] = true
 	}
@@ -187,6 +219,11 @@ func checkConsistent(t *testing.T, h *Host, f *fake) {
 		}
 	}
 	for _, p := range ports {
+		for i := p.HostPort; i <= p.HostPortEnd && p.HostIP != p.IP; i++ {
+			if 32768 <= i && i <= 32777 {
+				reserved.Add(i, 1)
+			}
+		}
 		if e, _ := h.Endpoint(p.Endpoint); e.State == StateUp {
 			count += int(p.HostPortEnd-p.HostPort) + 1
 		}
@@ -202,7 +239,10 @@ func checkConsistent(t *testing.T, h *Host, f *fake) {
 		t.Errorf("the datapath has %d endpoints, %d networks, %d ports; want %d, %d, %d",
 			len(f.dp.endpoints), len(f.dp.networks), len(f.dp.services), up, len(networks), count)
 	}
-	if attached := 2 + 2*len(networks) + up; len(f.dp.attached) != attached {
+	if have := setOfRanges(f.reserved); *have != *reserved {
+		t.Errorf("reserved ports %v, want %v", f.reserved, rangesOf(reserved))
+	}
+	if attached := 2 + 2*len(f.sides) + 2*len(networks) + up; len(f.dp.attached) != attached {
 		t.Errorf("%d programs are attached, want %d: %v", len(f.dp.attached), attached, f.dump())
 	}
 }

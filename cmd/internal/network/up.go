@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/ebnet/ebnet/loader"
@@ -27,6 +28,12 @@ func (h *Host) Up(r UpRequest) (UpReport, error) {
 	}
 	u := &bringUp{h: h, fresh: h.dp == nil, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
 	if err := u.findUplinks(r); err != nil {
+		return UpReport{}, explain(err)
+	}
+	if err := u.findSides(); err != nil {
+		return UpReport{}, explain(err)
+	}
+	if err := u.findCgroup(); err != nil {
 		return UpReport{}, explain(err)
 	}
 	if err := u.record(r); err != nil {
@@ -60,6 +67,7 @@ type bringUp struct {
 	host    hostRecord
 	created *networkRecord // the default network, if it was not recorded
 	uplinks []netdev.Uplink
+	sides   []netdev.Uplink // not outside, but hooked as uplinks are
 
 	networks  []*networkRecord
 	endpoints []*endpointRecord
@@ -155,6 +163,38 @@ func (u *bringUp) detect() error {
 	return nil
 }
 
+// maxDevices is how many uplinks and bridges of others the datapath serves.
+const maxDevices = 64
+
+// findSides finds the bridges of other container engines on this host: their
+// containers are to reach published ports.
+func (u *bringUp) findSides() error {
+	found, err := u.h.k.DetectSides()
+	if err != nil {
+		return err
+	}
+	u.host.Sides = nil
+	for i, l := range found {
+		named := slices.ContainsFunc(u.uplinks, func(o netdev.Uplink) bool { return o.Ifindex == l.Ifindex })
+		if named || !l.Ethernet {
+			continue
+		}
+		if len(u.uplinks)+len(u.sides) == maxDevices {
+			u.warn("%d bridges of others are passed over: their containers do not reach published ports", len(found)-i)
+			break
+		}
+		u.sides = append(u.sides, l)
+		u.host.Sides = append(u.host.Sides, l.Name)
+	}
+	return nil
+}
+
+// hooks reports whether the device is one of those that packets come in by.
+func (u *bringUp) hooks(ifindex int) bool {
+	is := func(l netdev.Uplink) bool { return l.Ifindex == ifindex }
+	return slices.ContainsFunc(u.uplinks, is) || slices.ContainsFunc(u.sides, is)
+}
+
 // record writes the options and the default network down, and reads everything
 // recorded.
 func (u *bringUp) record(r UpRequest) error {
@@ -164,6 +204,7 @@ func (u *bringUp) record(r UpRequest) error {
 	if r.MaxFlows != 0 {
 		u.host.MaxFlows = r.MaxFlows
 	}
+	u.host.setTimeouts(r.Timeouts)
 	_, err := u.h.intent(func(t *tx) ([]step, error) {
 		if err := u.recordDefault(t); err != nil {
 			return nil, err
@@ -180,9 +221,26 @@ func (u *bringUp) record(r UpRequest) error {
 	return err
 }
 
+// checkSNAT warns of networks that translate to what the host has no more.
+func (u *bringUp) checkSNAT() error {
+	for _, n := range u.networks {
+		if !n.SNAT.IsValid() {
+			continue
+		}
+		own, err := u.h.owns(n.SNAT)
+		if err != nil {
+			return err
+		}
+		if !own {
+			u.warn("network %q: its --snat-address %s is no address of this host now", n.Name, n.SNAT)
+		}
+	}
+	return nil
+}
+
 func (h hostRecord) equal(o hostRecord) bool {
 	return h.Secret == o.Secret && h.FastPath == o.FastPath && h.MaxFlows == o.MaxFlows &&
-		slices.Equal(h.Uplinks, o.Uplinks) && h.NSDev == o.NSDev && h.NSInode == o.NSInode
+		slices.Equal(h.Uplinks, o.Uplinks) && slices.Equal(h.Sides, o.Sides) && h.Cgroup == o.Cgroup && maps.Equal(h.Timeouts, o.Timeouts) && h.NSDev == o.NSDev && h.NSInode == o.NSInode
 }
 
 func (u *bringUp) recordDefault(t *tx) error {
@@ -262,20 +320,25 @@ func (u *bringUp) apply(w *work) error {
 	if err := w.do(step{undo: u.forget}, u.loadStep()); err != nil {
 		return err
 	}
-	steps := []step{u.sourcePortStep()}
+	steps := []step{u.sourcePortStep(), {do: u.checkSNAT}}
 	steps = append(steps, u.tidySteps()...)
 	for _, l := range u.uplinks {
-		steps = append(steps, u.uplinkSteps(l)...)
+		steps = append(steps, u.uplinkSteps("hook the uplink "+l.Name, l, false)...)
+	}
+	for _, l := range u.sides {
+		steps = append(steps, u.uplinkSteps("hook the bridge "+l.Name+" of others", l, true)...)
 	}
 	networks := map[string]*networkRecord{}
+	var bridges []step
 	for _, n := range u.networks {
 		networks[n.Name] = n
-		steps = append(steps, u.h.bridgeSteps(u.h.dp, n, new(int), u.changed)...)
+		bridges = append(bridges, u.h.bridgeSteps(u.h.dp, n, new(int), u.changed)...)
 	}
+	steps = append(steps, u.h.withAddrs(u.h.dp, bridges...)...)
 	for _, e := range u.endpoints {
 		steps = append(steps, u.endpointSteps(networks[e.Network], e)...)
 	}
-	steps = append(steps, u.publishStep(networks), step{do: u.tidyAttachments}, u.settleStep())
+	steps = append(steps, u.publishStep(networks), u.socketStep(), step{do: u.tidyAttachments}, u.settleStep(), u.h.reserveStep())
 	if err := w.do(steps...); err != nil {
 		return err
 	}
@@ -326,7 +389,8 @@ func (u *bringUp) loadStep() step {
 		text: "load the datapath",
 		do: func() error {
 			err := u.load(loader.Config{
-				FastPath: u.host.FastPath, MaxFlows: u.host.MaxFlows, Secret: u.host.Secret, DisableTCX: h.o.DisableTCX,
+				FastPath: u.host.FastPath, MaxFlows: u.host.MaxFlows, Secret: u.host.Secret,
+				Timeouts: u.host.timeouts(), DisableTCX: h.o.DisableTCX,
 			})
 			if err != nil {
 				_ = undo() // the error to report is the first one
@@ -362,24 +426,22 @@ func (u *bringUp) sourcePortStep() step {
 		if err != nil {
 			return err
 		}
-		reserved, err := u.h.k.LocalReservedPorts()
+		reserved, err := u.h.adminPorts()
 		if err != nil {
 			return err
 		}
-		var allowed loader.PortSet
+		allowed := new(loader.PortSet)
 		allowed.Add(1024, 65536-1024)
-		for _, r := range append(reserved, ephemeral) {
-			allowed.Remove(r.First, int(r.Last)-int(r.First)+1)
-		}
-		return u.h.dp.SetSourcePorts(&allowed)
+		allowed.Remove(ephemeral.First, int(ephemeral.Last)-int(ephemeral.First)+1)
+		return u.h.dp.SetSourcePorts(without(allowed, reserved))
 	}}
 }
 
-func (u *bringUp) uplinkSteps(l netdev.Uplink) []step {
+func (u *bringUp) uplinkSteps(text string, l netdev.Uplink, side bool) []step {
 	dp, at := u.h.dp, func() int { return l.Ifindex }
 	var known bool
 	return []step{{
-		text: "hook the uplink " + l.Name,
+		text: text,
 		do: func() error {
 			all, err := dp.Uplinks()
 			if err != nil {
@@ -388,7 +450,7 @@ func (u *bringUp) uplinkSteps(l netdev.Uplink) []step {
 			if known = slices.Contains(all, l.Ifindex); !known {
 				u.changed()
 			}
-			return dp.PutUplink(loader.Uplink{Ifindex: l.Ifindex, Addrs: l.Addrs, MTU: l.MTU})
+			return dp.PutUplink(loader.Uplink{Ifindex: l.Ifindex, Addrs: l.Addrs, MTU: l.MTU, Side: side})
 		},
 		undo: func() error {
 			if known {

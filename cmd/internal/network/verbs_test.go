@@ -148,7 +148,8 @@ func TestDryRun(t *testing.T) {
 	want := []string{
 		`create network "default"`, "get subnet and gateway from IPAM",
 		"return the network configuration: subnet 172.18.0.0/16 gateway 172.18.0.1",
-		"load the datapath", "hook the uplink eth0", "configure the device: bridge ebnet0, address 172.18.0.1/16, mtu 1500", "done",
+		"load the datapath", "hook the uplink eth0", "configure the device: bridge ebnet0, address 172.18.0.1/16, mtu 1500",
+		"hook the sockets of cgroup /cg", "done",
 		`create network "web"`, "get subnet and gateway from IPAM",
 		"return the network configuration: subnet 172.18.0.0/16 gateway 172.18.0.1", "create the network", "done",
 	}
@@ -237,8 +238,11 @@ func TestCreateNetworkRefuses(t *testing.T) {
 		{"bridge long", NetworkRequest{Name: "n", Bridge: "a-very-long-name"}, ErrInvalid},
 		{"bridge exists", NetworkRequest{Name: "n", Bridge: "docker0"}, ErrConflict},
 		{"bridge of a network", NetworkRequest{Name: "n", Bridge: "ebnet0"}, ErrConflict},
-		{"routed", NetworkRequest{Name: "n", Mode: ModeRouted}, ErrUnsupported},
-		{"snat", NetworkRequest{Name: "n", SNATAddrs: a("198.51.100.2")}, ErrUnsupported},
+		{"routed and snat", NetworkRequest{Name: "n", Mode: ModeRouted, SNATAddrs: a("198.51.100.2")}, ErrInvalid},
+		{"snat of another", NetworkRequest{Name: "n", SNATAddrs: a("198.51.100.9")}, ErrInvalid},
+		{"snat loopback", NetworkRequest{Name: "n", SNATAddrs: a("127.0.0.1")}, ErrInvalid},
+		{"snat v6", NetworkRequest{Name: "n", SNATAddrs: a("fd00::1")}, ErrUnsupported},
+		{"two snat", NetworkRequest{Name: "n", SNATAddrs: a("198.51.100.2", "198.51.100.2")}, ErrInvalid},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.r.Masquerade = true
@@ -246,8 +250,8 @@ func TestCreateNetworkRefuses(t *testing.T) {
 			wantKind(t, err, tt.kind)
 		})
 	}
-	_, err := h.CreateNetwork(NetworkRequest{Name: "n"}) // without Masquerade
-	wantKind(t, err, ErrUnsupported)
+	_, err := h.CreateNetwork(NetworkRequest{Name: "n", SNATAddrs: a("198.51.100.2")}) // without Masquerade
+	wantKind(t, err, ErrInvalid)
 	if d := cmp.Diff(before, f.dump()) + cmp.Diff(state, dumpState(t, h)); d != "" {
 		t.Errorf("something changed:\n%s", d)
 	}
@@ -336,7 +340,7 @@ func TestConnectRefuses(t *testing.T) {
 		{"mac multicast", ConnectRequest{NetNS: "w3", MAC: mac("03:00:00:00:00:01")}, ErrInvalid},
 		{"mac zero", ConnectRequest{NetNS: "w3", MAC: mac("00:00:00:00:00:00")}, ErrInvalid},
 		{"mac default of another", ConnectRequest{NetNS: "w3", MAC: mac("02:eb:ac:12:00:02")}, ErrInvalid},
-		{"from", ConnectRequest{NetNS: "w3", From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, ErrUnsupported},
+		{"from", ConnectRequest{NetNS: "w3", From: []netip.Prefix{netip.MustParsePrefix("fd00::/8")}}, ErrUnsupported},
 		{"port taken", ConnectRequest{NetNS: "w3", Ports: specs(t, "80", "8080:80")}, ErrConflict},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -408,7 +412,8 @@ func TestExposeRefuses(t *testing.T) {
 		{"w2", "20-30:20-30", ErrConflict, "sshd"},
 		{"w2", "81:80 22:22", ErrConflict, "sshd"},
 		{"w2", "192.0.2.1:80:80", ErrInvalid, "192.0.2.1"},
-		{"w2", "127.0.0.1:80:80", ErrUnsupported, "loopback"},
+		{"w2", "127.0.0.1:8080:80", ErrConflict, "w1"},
+		{"w2", "127.0.0.1:22:80", ErrConflict, "sshd"},
 		{"w2", "[::]:80:80", ErrUnsupported, "IPv6"},
 		{"w2", "8080-8080:80", ErrConflict, "w1"},
 		{"w2", "100-120", ErrConflict, "ephemeral"},
@@ -420,7 +425,7 @@ func TestExposeRefuses(t *testing.T) {
 	}
 	_, err := h.Expose("w1", nil, nil)
 	wantKind(t, err, ErrInvalid)
-	_, err = h.Expose("w1", specs(t, "80"), []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+	_, err = h.Expose("w1", specs(t, "80"), []netip.Prefix{netip.MustParsePrefix("fd00::/8")})
 	wantKind(t, err, ErrUnsupported)
 	for _, s := range []string{"8080:81", "8081:80", "8080:80/udp", "198.51.100.2:8080:80", "8443:443"} {
 		_, err := h.Unexpose("w1", specs(t, "8080:80", s))
