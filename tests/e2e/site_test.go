@@ -9,7 +9,13 @@ import (
 	"github.com/ebnet/ebnet/tests/netlab"
 )
 
-func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == socketsArg {
+		socketsMain(os.Args[2:])
+		return
+	}
+	os.Exit(netlab.Main(m))
+}
 
 const (
 	works   = 20 * time.Second       // what is to work may take this long
