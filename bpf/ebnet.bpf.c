@@ -278,14 +278,30 @@ int from_bridge(struct __sk_buff *skb)
 	return finish(pkt, ret);
 }
 
+/* leave_inside ends a conversation within the host whose packets the host now routes out: it
+ * has lost the address that they are for.
+ */
+static __always_inline int leave_inside(struct packet *pkt, const struct hit *hit)
+{
+	struct tuple key = pkt->tuple;
+	struct flow *f;
+
+	if (hit->kind != FLOW_HAIRPIN && hit->kind != FLOW_LOCAL)
+		return FLOW_HIT;
+	f = flow_get(&key);
+	if (f)
+		flow_delete_pair(f, &key);
+	return FLOW_MISS;
+}
+
 /* translate_out: what the host's routing sends out for an endpoint. */
 static __always_inline int translate_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	int ret = trackable(pkt) ? conversation(pkt, 0, hit) : FLOW_MISS;
+	int ret = trackable(pkt) ? conversation(pkt, ANY_DEVICE, hit) : FLOW_MISS;
 
 	if (ret == FLOW_TOMBSTONE)
 		return -DROP_RETIRED;
-	if (ret == FLOW_HIT)
+	if (ret == FLOW_HIT && leave_inside(pkt, hit) == FLOW_HIT)
 		ret = check_source_kept(skb, pkt, hit);
 	else
 		ret = pkt->error ? error_out(skb, pkt, hit)
@@ -349,13 +365,9 @@ int to_uplink(struct __sk_buff *skb)
 	return finish(pkt, translate_out(skb, pkt, hit));
 }
 
-/* deliver_hit: a packet from outside that belongs to a conversation. One whose packets come
- * from an endpoint is not for outside to speak for.
- */
+/* deliver_hit: a packet from outside that belongs to a conversation. */
 static __always_inline int deliver_hit(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	if (hit->iif)
-		return -DROP_SPOOFED_ADDR;
 	return hit->kind == FLOW_HOST ? host_in(skb, pkt, hit) : deliver_in(skb, pkt, hit);
 }
 
@@ -387,7 +399,7 @@ static __always_inline int reach_inner(struct __sk_buff *skb, struct packet *pkt
 	struct network *net = bpf_map_lookup_elem(&networks, &inner);
 
 	if (net && direct(net) && pkt->ported) {
-		if (!looked && conversation(pkt, 0, hit) == FLOW_HIT)
+		if (!looked && conversation(pkt, OUTSIDE, hit) == FLOW_HIT)
 			return deliver_hit(skb, pkt, hit);
 		if (net->flags & NET_ROUTED)
 			return open_in(skb, pkt, hit, inner);
@@ -403,7 +415,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, struct packet *pk
 	int later = pkt->part == LATER_FRAGMENT;
 	__u32 inner;
 
-	if ((tracked || later) && conversation(pkt, 0, hit) == FLOW_HIT)
+	if ((tracked || later) && conversation(pkt, OUTSIDE, hit) == FLOW_HIT)
 		return deliver_hit(skb, pkt, hit);
 	inner = network_of(&pkt->tuple.dst);
 	if (inner)
@@ -422,9 +434,7 @@ static __always_inline int error_in(struct __sk_buff *skb, struct packet *pkt, s
 
 	if (ret == TO_STACK && network_of(&pkt->tuple.dst))
 		return -DROP_DIRECT;
-	if (ret)
-		return ret;
-	return hit->kind == FLOW_HOST ? host_in(skb, pkt, hit) : deliver_in(skb, pkt, hit);
+	return ret ? ret : deliver_hit(skb, pkt, hit);
 }
 
 /* from_uplink: ingress of an uplink. Frames for others and what is none of ours go on
@@ -476,7 +486,7 @@ static __always_inline int forwarded_in(struct __sk_buff *skb, struct packet *pk
 	if (skb->protocol != bpf_htons(ETH_P_IP) || parse_eth(skb, pkt) || parse_ipv4(skb, pkt) ||
 	    !trackable(pkt))
 		return -DROP_FORWARDED;
-	if (conversation(pkt, 0, hit) != FLOW_HIT || hit->kind != FLOW_LOCAL)
+	if (conversation(pkt, ANY_DEVICE, hit) != FLOW_HIT || hit->kind != FLOW_LOCAL)
 		return -DROP_FORWARDED;
 	return TO_STACK;
 }

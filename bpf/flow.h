@@ -336,7 +336,6 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	hit->kind = f->kind;
 	hit->slot = f->slot;
 	hit->gen = f->gen;
-	hit->iif = f->iif;
 	barrier();
 	return f->tag == tuple_tag(&pkt->tuple);
 }
@@ -389,13 +388,13 @@ static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct
 		return FLOW_MISS;
 	if (generation(f->slot) != f->gen)
 		return flow_void(pkt, f);
+	if (pkt->opens && flow_closed(f, pkt->tuple.proto))
+		return FLOW_MISS;
 	if (pkt->now - f->last_seen >= hz) {
 		if (!flow_alive(f, pkt->now))
 			return FLOW_MISS;
 		f->last_seen = pkt->now;
 	}
-	if (pkt->opens && flow_closed(f, pkt->tuple.proto))
-		return FLOW_MISS;
 	flow_note(pkt, f);
 	/* Not atomic: when one direction is spread over CPUs a count may be lost. */
 	f->packets++;
@@ -414,6 +413,16 @@ static __always_inline int flow_whole(struct flow *f)
 	return peer && peer->tag == tuple_tag(&peer_key);
 }
 
+/* Whom the packets of a direction come from, where it is no container's device. */
+#define OUTSIDE 0
+#define ANY_DEVICE 0xffffffff
+
+/* comes_from: nobody speaks in another's place, and what does changes no state. */
+static __always_inline int comes_from(const struct flow *f, __u32 iif)
+{
+	return iif == ANY_DEVICE || f->iif == iif;
+}
+
 /* flow_find_new is flow_find for what flows does not have. */
 static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *hit)
 {
@@ -428,10 +437,10 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
 	f = bpf_map_lookup_elem(&flows_new, &key);
 	if (!f) { /* it may have moved */
 		tf = bpf_map_lookup_elem(&flows, &key);
-		return tf && (!iif || tf->flow.iif == iif) ? flow_touch(pkt, &tf->flow, hit)
-							   : FLOW_MISS;
+		return tf && comes_from(&tf->flow, iif) ? flow_touch(pkt, &tf->flow, hit)
+							: FLOW_MISS;
 	}
-	if (iif && f->iif != iif)
+	if (!comes_from(f, iif))
 		return FLOW_MISS;
 	if (!flow_whole(f)) {
 		bpf_map_delete_elem(&flows_new, &key);
@@ -444,8 +453,8 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
 }
 
 /* flow_find looks the packet's tuple up: one lookup where the conversation is
- * confirmed, more where it is new. iif is the device that the packet came from if that
- * must be the flow's, 0 otherwise. Returns enum lookup; fills hit on FLOW_HIT.
+ * confirmed, more where it is new. iif is the device that packets of this direction must
+ * come from: a container's, OUTSIDE or ANY_DEVICE. Returns enum lookup; fills hit on FLOW_HIT.
  */
 __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 {
@@ -458,7 +467,7 @@ __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 	tf = bpf_map_lookup_elem(&flows, &key);
 	if (!tf)
 		return flow_find_new(pkt, iif, hit);
-	if (iif && tf->flow.iif != iif)
+	if (!comes_from(&tf->flow, iif))
 		return FLOW_MISS;
 	return flow_touch(pkt, &tf->flow, hit);
 }

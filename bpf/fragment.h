@@ -91,7 +91,6 @@ static __noinline int fragment_find(struct packet *pkt, struct hit *hit)
 	hit->half = f->half;
 	hit->slot = f->slot;
 	hit->gen = f->gen;
-	hit->iif = 0; /* its first fragment was looked at */
 	return FLOW_HIT;
 }
 

@@ -74,7 +74,7 @@ static __always_inline int translate_host(struct __sk_buff *skb, struct packet *
 	if (!pkt->ported ||
 	    (pkt->tuple.proto != IPPROTO_ICMP && !port_tracked(pkt->tuple.proto, pkt->tuple.sport)))
 		return TO_STACK;
-	if (flow_find(pkt, 0, hit) != FLOW_HIT) {
+	if (flow_find(pkt, ANY_DEVICE, hit) != FLOW_HIT) {
 		if (!pkt->opens)
 			return TO_STACK;
 		if (!forwarded && pkt->tuple.proto != IPPROTO_ICMP && !host_conflict(pkt))

@@ -161,7 +161,6 @@ __noinline int translate_error(struct __sk_buff *skb, struct packet *pkt, struct
 	hit->kind = s->orig.kind;
 	hit->slot = s->orig.slot;
 	hit->gen = s->orig.gen;
-	hit->iif = 0;
 	__builtin_memcpy(hit->dmac, s->orig.dmac, ETH_ALEN);
 	__builtin_memcpy(hit->smac, s->orig.smac, ETH_ALEN);
 	return CONTINUE;

@@ -205,7 +205,6 @@ struct hit {
 	__u8 pad[2];
 	__u32 slot;
 	__u32 gen;
-	__u32 iif; /* of the entry, 0: from outside, or the host's */
 };
 
 /* A search for a source port. */
@@ -236,6 +235,7 @@ struct scratch {
 	struct service_key service_key;
 	struct source_key source_key;
 	struct subnet_key subnet_key;
+	struct addr local_key;
 };
 
 struct {

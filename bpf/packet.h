@@ -179,11 +179,14 @@ static __always_inline int parse_eth(struct __sk_buff *skb, struct packet *pkt)
 	return CONTINUE;
 }
 
-static __always_inline int parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end)
+/* What follows may not reach beyond the datagram: room is what its total length leaves for
+ * the transport header and payload.
+ */
+static __always_inline int parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, __u32 room)
 {
 	__u8 flags;
 
-	if ((void *)(tcp + 1) > end || tcp->offset >> 4 < 5)
+	if ((void *)(tcp + 1) > end || tcp->offset >> 4 < 5 || (tcp->offset >> 4) * 4 > room)
 		return -DROP_MALFORMED;
 	flags = tcp->flags;
 	pkt->tuple.sport = tcp->source;
@@ -197,9 +200,14 @@ static __always_inline int parse_tcp(struct packet *pkt, struct tcphdr *tcp, voi
 	return CONTINUE;
 }
 
-static __always_inline int parse_udp(struct packet *pkt, struct udphdr *udp, void *end)
+static __always_inline int parse_udp(struct packet *pkt, struct udphdr *udp, void *end, __u32 room)
 {
+	__u32 len;
+
 	if ((void *)(udp + 1) > end)
+		return -DROP_MALFORMED;
+	len = bpf_ntohs(udp->len); /* of the whole datagram, also in its first fragment */
+	if (room < sizeof(*udp) || len < sizeof(*udp) || (pkt->part == WHOLE && len > room))
 		return -DROP_MALFORMED;
 	pkt->tuple.sport = udp->source;
 	pkt->tuple.dport = udp->dest;
@@ -211,9 +219,10 @@ static __always_inline int parse_udp(struct packet *pkt, struct udphdr *udp, voi
 /* Only echo has an identifier to translate by (RFC 792); errors are translated by what
  * they quote, and others not at all.
  */
-static __always_inline int parse_icmp(struct packet *pkt, struct icmp_echo *icmp, void *end)
+static __always_inline int parse_icmp(struct packet *pkt, struct icmp_echo *icmp, void *end,
+				      __u32 room)
 {
-	if ((void *)(icmp + 1) > end)
+	if ((void *)(icmp + 1) > end || room < sizeof(*icmp))
 		return -DROP_MALFORMED;
 	if (icmp->type == ICMP_ECHO) {
 		pkt->tuple.sport = icmp->id;
@@ -238,11 +247,16 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + L3_OFF;
-	__u32 len;
+	__u32 len, total;
 
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return -DROP_MALFORMED;
 	len = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	if (!total && pkt->len > 0xffff) /* segments of more than 64 KB (BIG TCP) */
+		total = pkt->len - L3_OFF;
+	if (total < len || L3_OFF + total > pkt->len) /* shorter: there is padding */
+		return -DROP_MALFORMED;
 	addr_from_v4(&pkt->tuple.src, ip->saddr);
 	addr_from_v4(&pkt->tuple.dst, ip->daddr);
 	pkt->tuple.proto = ip->protocol;
@@ -259,10 +273,10 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->part = FIRST_FRAGMENT;
 	data += L3_OFF + len;
 	if (ip->protocol == IPPROTO_TCP)
-		return parse_tcp(pkt, data, end);
+		return parse_tcp(pkt, data, end, total - len);
 	if (ip->protocol == IPPROTO_UDP)
-		return parse_udp(pkt, data, end);
+		return parse_udp(pkt, data, end, total - len);
 	if (ip->protocol == IPPROTO_ICMP)
-		return parse_icmp(pkt, data, end);
+		return parse_icmp(pkt, data, end, total - len);
 	return CONTINUE;
 }

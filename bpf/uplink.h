@@ -89,23 +89,31 @@ static __always_inline int needs_kernel(struct __sk_buff *skb, struct packet *pk
 	return bpf_check_mtu(skb, oif, &mtu, 0, BPF_MTU_CHK_SEGS) != 0;
 }
 
-/* learn_local remembers an address of the host for the socket programs. */
-static __always_inline void learn_local(const struct addr *addr)
+/* local_known returns what is known of an address, as enum local_kind, 0: nothing. The FIB does
+ * not tell the host's own addresses from broadcast ones.
+ */
+static __always_inline __u32 local_known(const struct addr *addr, struct scratch *s)
 {
-	struct addr key = *addr;
-	enum local_kind kind = LOCAL_ADDRESS;
+	enum local_kind *kind;
 
-	if (!bpf_map_lookup_elem(&locals, &key))
-		bpf_map_update_elem(&locals, &key, &kind, BPF_NOEXIST);
+	s->local_key = *addr;
+	kind = bpf_map_lookup_elem(&locals, &s->local_key);
+	return kind ? *kind : 0;
 }
 
-/* is_broadcast: the FIB does not tell the host's own addresses from broadcast ones. */
-static __always_inline int is_broadcast(const struct addr *addr)
+/* is_local checks an address that the FIB calls local, and remembers it for the socket
+ * programs if it is new.
+ */
+static __always_inline int is_local(const struct addr *addr, struct scratch *s)
 {
-	struct addr key = *addr;
-	enum local_kind *kind = bpf_map_lookup_elem(&locals, &key);
+	enum local_kind kind = LOCAL_ADDRESS;
+	__u32 known = local_known(addr, s);
 
-	return bpf_ntohl(addr->w[3]) >> 28 >= 14 || (kind && *kind == LOCAL_BROADCAST);
+	if (known == LOCAL_BROADCAST || bpf_ntohl(addr->w[3]) >> 28 >= 14)
+		return 0;
+	if (!known)
+		bpf_map_update_elem(&locals, &s->local_key, &kind, BPF_NOEXIST);
+	return 1;
 }
 
 /* source_address returns the address to masquerade as on the way out of oif: the
@@ -197,10 +205,11 @@ static __always_inline long ask_about(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline int local_address(struct __sk_buff *skb, struct packet *pkt,
 					 const struct addr *addr, __u32 bridge)
 {
-	if (ask_about(skb, pkt, addr, bridge) != BPF_FIB_LKUP_RET_NOT_FWDED || is_broadcast(addr))
-		return 0;
-	learn_local(addr);
-	return 1;
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	return s && ask_about(skb, pkt, addr, bridge) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       is_local(addr, s);
 }
 
 /* lost_address: does the FIB say that it is not the host's? It says

@@ -98,7 +98,7 @@ func (d *Datapath) SetClockOffset(ahead time.Duration) error {
 // VerifiedInstructions returns how many instructions the verifier walked, by hook.
 func (d *Datapath) VerifiedInstructions() (map[Hook]uint32, error) {
 	all := map[Hook]uint32{}
-	for _, hook := range hooks {
+	for _, hook := range programs {
 		p, err := d.program(hook)
 		if err != nil {
 			return nil, err

@@ -155,14 +155,9 @@ func (r *reference) lives(c *talk) bool { return !c.owner.gone && r.now-c.last <
 func (r *reference) find(from *station, p packet) (*talk, int) {
 	for _, c := range r.talks {
 		side := c.carries(tupleOf(p))
-		if side < 0 || !r.lives(c) || c.sender(side) != from {
-			continue
+		if side >= 0 && r.lives(c) && c.sender(side) == from && !(opens(p) && c.closed()) {
+			return c, side
 		}
-		if opens(p) && c.closed() {
-			c.last = r.now // the programs count it, though it belongs to none
-			continue
-		}
-		return c, side
 	}
 	return nil, 0
 }
