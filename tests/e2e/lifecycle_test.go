@@ -113,6 +113,7 @@ func TestPrivilegedHostSettings(t *testing.T) {
 		"net/ipv4/conf/" + netlab.UplinkLink + "/route_localnet",
 		"net/ipv4/conf/" + netlab.UplinkLink + "/accept_local",
 		"net/ipv4/ip_local_port_range",
+		"net/ipv4/ip_local_reserved_ports",
 	}
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {

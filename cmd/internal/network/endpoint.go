@@ -221,7 +221,7 @@ func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns
 	steps = append(steps, h.endpointSteps(dp, n, e, ignore)...)
 	steps = append(steps, step{text: "configured"})
 	if len(ports) > 0 {
-		steps = append(steps, h.reserveStep(), h.publishStep(dp, n, e, ports))
+		steps = append(steps, h.addrStep(dp), h.reserveStep(), h.publishStep(dp, n, e, ports))
 	}
 	return append(steps, h.commit("done", func(t *tx) error {
 		e.Status = applied

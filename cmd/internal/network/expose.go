@@ -77,6 +77,7 @@ func (h *Host) exposeSteps(dp datapath, n *networkRecord, e *endpointRecord, por
 		{undo: func() error {
 			return h.state.change(true, func(t *tx) error { return t.deletePorts(ports) })
 		}},
+		h.addrStep(dp),
 		h.reserveStep(),
 		h.publishStep(dp, n, e, ports),
 		h.commit("done", func(t *tx) error { return t.markPorts(ports, applied) }),

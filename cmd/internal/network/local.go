@@ -38,9 +38,14 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
+// addrStep tells the datapath in passing: ports are what the addresses are asked for.
+func (h *Host) addrStep(dp datapath) step {
+	return step{do: func() error { return h.tellAddrs(dp) }}
+}
+
 // withAddrs are steps that change the host's addresses, and tell the datapath after
 // them or after they were undone.
 func (h *Host) withAddrs(dp datapath, steps ...step) []step {
-	tell := func() error { return h.tellAddrs(dp) }
-	return append(append([]step{{undo: tell}}, steps...), step{do: tell})
+	back := step{undo: func() error { return h.tellAddrs(dp) }}
+	return append(append([]step{back}, steps...), h.addrStep(dp))
 }

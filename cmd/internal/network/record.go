@@ -10,7 +10,11 @@ import (
 
 // schemaVersion is that of the records below. A change that an older ebnet
 // would misread raises it.
-const schemaVersion = 1
+const schemaVersion = 2
+
+// firstSchema is the oldest that is read: 1 has no sources, direct ports or SNAT
+// addresses, and means the same without them.
+const firstSchema = 1
 
 // status says whether a record's intent has been carried out. Verbs exclude each
 // other, so a record that is not applied while nobody works was left by a

@@ -122,7 +122,7 @@ func (s *state) openUnnamed() error {
 				return err
 			}
 		}
-		if err := t.Bucket(metaBucket).Put([]byte("schema"), []byte(strconv.Itoa(schemaVersion))); err != nil {
+		if err := t.putSchema(); err != nil {
 			return err
 		}
 		return t.putHost(hostRecord{Secret: rand.Uint64(), FastPath: true})
@@ -198,6 +198,9 @@ func (s *state) change(commit bool, fn func(*tx) error) error {
 		if !commit {
 			return errUnchanged
 		}
+		if err := t.putSchema(); err != nil {
+			return err
+		}
 		if s.committing != nil {
 			return s.committing()
 		}
@@ -267,7 +270,7 @@ func (t *tx) checkSchema(size int64) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: no schema version", errCorrupt)
-	case version != schemaVersion:
+	case version < firstSchema || version > schemaVersion:
 		return &Error{
 			What: "state " + t.DB().Path(),
 			Why:  fmt.Sprintf("written by another ebnet: its schema is %d, this one's is %d", version, schemaVersion),
@@ -276,6 +279,11 @@ func (t *tx) checkSchema(size int64) error {
 		}
 	}
 	return nil
+}
+
+// putSchema: what is written from now on only this schema can say.
+func (t *tx) putSchema() error {
+	return t.Bucket(metaBucket).Put([]byte("schema"), []byte(strconv.Itoa(schemaVersion)))
 }
 
 func put[T any](t *tx, bucket, key []byte, v T) error {

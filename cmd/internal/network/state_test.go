@@ -121,7 +121,21 @@ func TestSchema(t *testing.T) {
 	dir := t.TempDir()
 	h := openFake(t, dir, newFake())
 	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
-	must(t)(nil, h.state.update(func(t *tx) error { return t.Bucket(metaBucket).Put([]byte("schema"), []byte("2")) }))
+	schema := func(h *Host, version string) {
+		t.Helper()
+		must(t)(nil, h.state.update(func(t *tx) error { return t.Bucket(metaBucket).Put([]byte("schema"), []byte(version)) }))
+	}
+	schema(h, "1") // read, and written as what it is now
+	must(t)(nil, h.Close())
+	h = openFake(t, dir, newFake())
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "back", Masquerade: true}))
+	must(t)(nil, h.state.view(func(tx *tx) error {
+		if v := string(tx.Bucket(metaBucket).Get([]byte("schema"))); v != "2" {
+			t.Errorf("schema %s", v)
+		}
+		return nil
+	}))
+	schema(h, "3")
 	must(t)(nil, h.Close())
 	_, err := open(Options{StateDir: dir}, ReadOnly, newFake(), time.Second)
 	wantKind(t, err, ErrUnsupported)
