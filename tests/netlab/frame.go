@@ -16,9 +16,41 @@ type Frame struct {
 	VLAN     uint16 // 802.1Q id, 0: no tag
 	Src, Dst netip.AddrPort
 	Payload  string
+
+	part *part // nil: the whole datagram
 }
 
-// bytes encodes the frame. The UDP checksum is 0: none (RFC 768).
+// part is a fragment of a datagram.
+type part struct {
+	id         uint16 // of the datagram
+	begin, end int    // in the datagram with its header
+}
+
+// moreFragments is the flag of all fragments but the last (RFC 791 3.1).
+const moreFragments = 1 << 13
+
+// Fragments cuts the datagram into fragments of size bytes, a multiple of 8; id is what
+// keeps them together.
+func (f Frame) Fragments(id uint16, size int) []Frame {
+	var frames []Frame
+	total := len(f.datagram())
+	for begin := 0; begin < total; begin += size {
+		f.part = &part{id, begin, min(begin+size, total)}
+		frames = append(frames, f)
+	}
+	return frames
+}
+
+// datagram encodes the UDP header and the payload. The checksum is 0: none (RFC 768).
+func (f Frame) datagram() []byte {
+	var b []byte
+	for _, field := range []uint16{f.Src.Port(), f.Dst.Port(), uint16(8 + len(f.Payload)), 0} {
+		b = binary.BigEndian.AppendUint16(b, field)
+	}
+	return append(b, f.Payload...)
+}
+
+// bytes encodes the frame.
 func (f Frame) bytes() []byte {
 	b := append(append([]byte{}, f.To...), f.From...)
 	if f.VLAN != 0 {
@@ -26,9 +58,19 @@ func (f Frame) bytes() []byte {
 		b = binary.BigEndian.AppendUint16(b, f.VLAN)
 	}
 	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)
-	ip := make([]byte, 28)
+	ip := make([]byte, 20)
 	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
-	binary.BigEndian.PutUint16(ip[2:], uint16(28+len(f.Payload)))
+	content := f.datagram()
+	if p := f.part; p != nil {
+		flags := uint16(p.begin / 8)
+		if p.end < len(content) {
+			flags |= moreFragments
+		}
+		binary.BigEndian.PutUint16(ip[4:], p.id)
+		binary.BigEndian.PutUint16(ip[6:], flags)
+		content = content[p.begin:p.end]
+	}
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(content)))
 	src, dst := f.Src.Addr().As4(), f.Dst.Addr().As4()
 	copy(ip[12:], src[:])
 	copy(ip[16:], dst[:])
@@ -38,10 +80,7 @@ func (f Frame) bytes() []byte {
 	}
 	sum = sum>>16 + sum&0xffff
 	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum>>16+sum))
-	binary.BigEndian.PutUint16(ip[20:], f.Src.Port())
-	binary.BigEndian.PutUint16(ip[22:], f.Dst.Port())
-	binary.BigEndian.PutUint16(ip[24:], uint16(8+len(f.Payload)))
-	return append(append(b, ip...), f.Payload...)
+	return append(append(b, ip...), content...)
 }
 
 // Forge sends a frame by a device of the namespace.

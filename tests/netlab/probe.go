@@ -2,6 +2,7 @@ package netlab
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -110,6 +111,32 @@ func (n *Node) whoUDP(local, remote netip.AddrPort, timeout time.Duration) (neti
 		}
 	}
 	return netip.AddrPort{}, fmt.Errorf("udp %v: no answer: %w", remote, err)
+}
+
+// EchoUDP sends a datagram of size bytes to a [Service], once, and checks that it comes
+// back as it was sent, with this node's address as the service saw it in front.
+func (n *Node) EchoUDP(remote netip.AddrPort, size int, timeout time.Duration) (netip.AddrPort, error) {
+	c, err := n.Dial("udp", netip.AddrPort{}, remote, timeout)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer c.Close()
+	sent := make([]byte, size)
+	_, _ = io.ReadFull(content(c.LocalAddr().String()), sent) // never fails
+	if _, err := c.Write(sent); err != nil {
+		return netip.AddrPort{}, err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(timeout))
+	buf := make([]byte, 64<<10)
+	got, err := c.Read(buf)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	seen, back, _ := bytes.Cut(buf[:got], []byte(" "))
+	if !bytes.Equal(back, sent) {
+		return netip.AddrPort{}, fmt.Errorf("%d bytes came back as %d others", size, len(back))
+	}
+	return netip.ParseAddrPort(string(seen))
 }
 
 // Download fetches size bytes from a [Service] and compares them with what it
