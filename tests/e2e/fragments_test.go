@@ -41,6 +41,11 @@ func TestPrivilegedFragments(t *testing.T) {
 				From: s.Internet.MAC(t, netlab.InternetLink), To: s.Host.MAC(t, netlab.UplinkLink),
 				Src: at(netlab.InternetAddr, 5000), Dst: at(netlab.HostAddr, 5002)}, 5003})
 		})
+		t.Run("published from inside", func(t *testing.T) {
+			s.Host.Ebnet(t, "expose", s.w2.Endpoint, "5004:5005/udp")
+			anyOrderButFirstLast(t, s, fragmentWay{s.w1.Node, "eth0", s.w2.Node, netlab.Frame{
+				From: own, To: gateway, Src: at(s.w1.Addr, 5000), Dst: at(netlab.HostAddr, 5004)}, 5005})
+		})
 	})
 }
 
