@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long a peer may keep a conversation waiting that is to work.
@@ -52,6 +55,9 @@ func (n *Node) Serve(tb testing.TB, port uint16) *Service {
 	if err != nil {
 		ln.Close()
 		tb.Fatalf("serve in %s: %v", n.Name, err)
+	}
+	if err := tellAsked(pc); err != nil {
+		tb.Error(err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { s.accept(ln) })
@@ -143,17 +149,41 @@ func converse(c net.Conn, peer netip.AddrPort) error {
 	return err
 }
 
+// answer answers datagrams from the address that they were sent to, which the kernel
+// would not choose of its own accord where the node has several.
 func (s *Service) answer(pc *net.UDPConn) {
-	buf := make([]byte, 64<<10)
+	buf, oob := make([]byte, 64<<10), make([]byte, 64)
 	for {
-		n, peer, err := pc.ReadFromUDPAddrPort(buf)
+		n, oobn, _, peer, err := pc.ReadMsgUDPAddrPort(buf, oob)
 		if err != nil {
 			return
 		}
 		seen := s.note(peer)
 		// One reply that cannot be sent is one datagram lost.
-		_, _ = pc.WriteToUDPAddrPort(fmt.Appendf(nil, "%v %s", seen, buf[:n]), peer)
+		_, _, _ = pc.WriteMsgUDPAddrPort(fmt.Appendf(nil, "%v %s", seen, buf[:n]), asked(oob[:oobn]), peer)
 	}
+}
+
+// tellAsked makes the kernel say with each datagram which address it was sent to.
+func tellAsked(pc *net.UDPConn) error {
+	raw, err := pc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	err = raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) })
+	return errors.Join(err, failure)
+}
+
+// asked is the control message that sends from the address which a received one names;
+// nil if it names none.
+func asked(oob []byte) []byte {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 || len(messages[0].Data) < unix.SizeofInet4Pktinfo {
+		return nil
+	}
+	// struct in_pktinfo: the interface, the local address, the packet's destination.
+	return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: [4]byte(messages[0].Data[8:12])})
 }
 
 // content is an endless stream of bytes that depends on seed alone.
