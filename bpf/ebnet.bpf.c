@@ -71,7 +71,11 @@ __noinline int open_to_host(struct __sk_buff *skb, struct packet *pkt, struct hi
 {
 	int ret = TO_STACK;
 
-	if (!pkt || !hit || !pkt->opens)
+	if (!pkt || !hit)
+		return TO_STACK;
+	if (pkt->part == LATER_FRAGMENT && !known)
+		fragment_early(pkt);
+	if (!pkt->opens)
 		return TO_STACK; /* the host resets what it does not know */
 	if (port_published(pkt->tuple.proto, pkt->tuple.dport))
 		ret = publish(skb, pkt, hit, 1);
@@ -122,6 +126,25 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 	return ret ? ret : send_out(skb, pkt, hit, net->bridge);
 }
 
+/* other_network: networks are closed to each other, but for the published ports of a routed
+ * one, which are at their endpoints' own addresses.
+ */
+__noinline int other_network(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+{
+	int ret = TO_STACK;
+
+	if (!pkt || !hit || !trackable(pkt) || !to_gateway(pkt))
+		return -DROP_OTHER_NETWORK;
+	if (conversation(pkt, pkt->ifindex, hit) == FLOW_HIT)
+		return hit->kind == FLOW_HAIRPIN ? deliver_inside(skb, pkt, hit)
+						 : -DROP_OTHER_NETWORK;
+	if (pkt->opens && pkt->tuple.proto != IPPROTO_ICMP)
+		ret = publish(skb, pkt, hit, 1);
+	if (ret == TO_STACK)
+		return -DROP_OTHER_NETWORK;
+	return ret ? ret : deliver_inside(skb, pkt, hit);
+}
+
 /* leave_network: an endpoint's unicast to anything but a neighbour. */
 static __always_inline int leave_network(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 					 const struct network *net, __u32 own)
@@ -132,7 +155,8 @@ static __always_inline int leave_network(struct __sk_buff *skb, struct packet *p
 	if (network == own)
 		return to_host(skb, pkt, hit, net); /* the gateway, or nobody: the bridge knows */
 	if (network && bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst))
-		return -DROP_OTHER_NETWORK;
+		return net->flags & NET_INTERNAL ? -DROP_OTHER_NETWORK
+						 : other_network(skb, pkt, hit);
 	if (!to_gateway(pkt))
 		return -DROP_NOT_UPLINK;
 	ret = fast_path && trackable(pkt) ? conversation(pkt, pkt->ifindex, hit) : FLOW_MISS;

@@ -100,7 +100,7 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 	if (!source_allowed(pkt, s, svc))
 		return -DROP_SOURCE;
 	routed_net = net->flags & NET_ROUTED;
-	if (routed_net) /* published as it is: toward() changes nothing */
+	if (routed_net && !inside) /* published as it is: toward() changes nothing */
 		s->opening.kind = FLOW_DIRECT;
 	itself = inside && svc->ifindex == pkt->ifindex;
 	s->opening.orig_iif = inside ? pkt->ifindex : 0;

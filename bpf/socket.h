@@ -78,8 +78,6 @@ static __always_inline struct service *service_at(const struct target *to)
 
 	if (!to->proto || !port_published(to->proto, to->port))
 		return 0;
-	if (!key.addr.w[3]) /* connecting to 0.0.0.0 means 127.0.0.1 */
-		key.addr.w[3] = bpf_htonl(0x7f000001);
 	svc = bpf_map_lookup_elem(&services, &key);
 	if (svc || !host_local(&key.addr))
 		return svc;
@@ -100,6 +98,8 @@ static __always_inline int toward_endpoint(struct bpf_sock_addr *ctx, struct tar
 
 	if (bpf_get_netns_cookie(ctx) != netns_cookie || is_loopback(from))
 		return 0;
+	if (!to->addr.w[3]) /* 0.0.0.0 means 127.0.0.1 */
+		to->addr.w[3] = bpf_htonl(0x7f000001);
 	svc = service_at(to);
 	if (!svc)
 		return 0;

@@ -57,6 +57,34 @@ func TestPrivilegedRouted(t *testing.T) {
 	})
 }
 
+// A published port of a routed network is open to other networks too, at its own address.
+func TestPrivilegedRoutedFromOtherNetwork(t *testing.T) {
+	for _, fast := range []bool{true, false} {
+		h := newHost(t, fast)
+		h.setNetwork(func(n *loader.Network) { n.Routed = true })
+		must(t, h.dp.Publish(loader.Publication{Slot: 10, Protocol: loader.TCP, HostAddr: containerA, HostPort: 80, Count: 1,
+			Network: 1, Ifindex: h.a, MAC: aMAC, Addr: containerA, Port: 80}))
+		ask := packet{smac: otherMAC.String(), dmac: bridgeMAC.String(), proto: tcp, flags: syn, ttl: 64,
+			src: netip.AddrPortFrom(otherNet, 5000), dst: netip.AddrPortFrom(containerA, 80), payload: "x"}
+		got := h.expect(loader.FromContainer, h.othr, ask, loader.Redirect, nil)
+		if got.src != ask.src || got.dst != ask.dst || got.dmac != aMAC.String() {
+			t.Fatalf("%v became %v", ask, got)
+		}
+		answer := fromA(tcp, syn|ack, 80, otherNet, 5000)
+		if got := h.expect(loader.FromContainer, h.a, answer, loader.Redirect, nil); got.dst != ask.src || got.dmac != otherMAC.String() {
+			t.Fatalf("the answer became %v", got)
+		}
+		late := ask
+		late.flags, late.src = ack, netip.AddrPortFrom(otherNet, 5001)
+		closed := ask
+		closed.dst = netip.AddrPortFrom(containerA, 81)
+		for _, p := range []packet{late, closed} {
+			h.expectDrop(loader.FromContainer, h.othr, p, "other-network")
+		}
+		h.expectDrop(loader.FromContainer, h.a, fromA(tcp, syn, 6000, otherNet, 80), "other-network")
+	}
+}
+
 // Errors about conversations of a routed network pass both ways, and no others.
 func TestPrivilegedRoutedErrors(t *testing.T) {
 	bothWays(t, func(t *testing.T, h *host, out func(packet) packet) {
