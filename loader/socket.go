@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -120,4 +122,36 @@ func cgroupID(dir string) (uint64, error) {
 func isSocketHook(h Hook) bool {
 	_, ok := socketHooks[h]
 	return ok
+}
+
+// Peer is a socket of the host that talks to a published port.
+type Peer struct {
+	Cookie uint64         // the socket's, as in struct inet_diag_sockid
+	Remote netip.AddrPort // the endpoint's
+}
+
+// ForgetPeers returns the sockets that were led to the published ports of these slots, and
+// forgets what they called them. Some may be closed, or talk to others by now.
+func (d *Datapath) ForgetPeers(slots ...uint32) ([]Peer, error) {
+	m, err := d.pinned("peers")
+	if err != nil {
+		return nil, err
+	}
+	var keys []datapathPeerKey
+	if err := each(m, func(k *datapathPeerKey, p *datapathPeer) bool {
+		if slices.Contains(slots, p.Slot) {
+			keys = append(keys, *k)
+		}
+		return true
+	}); err != nil {
+		return nil, fmt.Errorf("read map peers: %w", err)
+	}
+	var all []Peer
+	for _, k := range keys {
+		all = append(all, Peer{Cookie: k.Cookie, Remote: addrPort(k.Addr, k.Port)})
+		if err := d.remove("peers", k); err != nil {
+			return all, err
+		}
+	}
+	return all, nil
 }

@@ -121,6 +121,23 @@ func (r diagRequest) Serialize() []byte {
 	return b
 }
 
+// listSockets returns the kernel's messages about the sockets that a request asks for.
+func listSockets(r diagRequest) ([][]byte, error) {
+	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	req.AddData(r)
+	msgs, err := retryDump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY) })
+	if errors.Is(err, unix.ENOENT) && r.family == unix.AF_INET6 {
+		return nil, nil // the kernel has no IPv6
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, netlink.ErrNotImplemented) {
+		return nil, fmt.Errorf("list sockets: %w: needs CONFIG_INET_TCP_DIAG and CONFIG_INET_UDP_DIAG (%w)", ErrUnsupported, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list sockets: %w", sentinel(err))
+	}
+	return msgs, nil
+}
+
 // dumpSockets calls yield for the sockets of a protocol and family that may hold
 // a port from first to last; it may call it for others.
 func dumpSockets(proto, family uint8, first, last uint16, yield func(socket)) error {
@@ -131,17 +148,9 @@ func dumpSockets(proto, family uint8, first, last uint16, yield func(socket)) er
 	if first == last {
 		r.port = first
 	}
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	req.AddData(r)
-	msgs, err := retryDump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY) })
-	if errors.Is(err, unix.ENOENT) && family == unix.AF_INET6 {
-		return nil // the kernel has no IPv6
-	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, netlink.ErrNotImplemented) {
-		return fmt.Errorf("list sockets: %w: needs CONFIG_INET_TCP_DIAG and CONFIG_INET_UDP_DIAG (%w)", ErrUnsupported, err)
-	}
+	msgs, err := listSockets(r)
 	if err != nil {
-		return fmt.Errorf("list sockets: %w", sentinel(err))
+		return err
 	}
 	for _, m := range msgs {
 		s, err := parseSocket(m)

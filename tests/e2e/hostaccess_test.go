@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,6 +67,32 @@ func TestPrivilegedFromHost(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestPrivilegedHostConnectionEnds: a connection of the host ends with the port that it came by.
+func TestPrivilegedHostConnectionEnds(t *testing.T) {
+	l := netlab.New(t)
+	s := newSite(t, l, "--fast-path=on")
+	for _, family := range []string{"4", "6"} {
+		for _, p := range protocols {
+			s.Host.Ebnet(t, "expose", s.w1.Endpoint, "8080:80/"+p, "8081:80/"+p)
+			before := s.at1.Hits()
+			var ended, stays saw
+			var both sync.WaitGroup
+			both.Go(func() { ended = sockets(t, s, s.Host.Node, "hold", p, family, "127.0.0.1:8080") })
+			both.Go(func() { stays = sockets(t, s, s.Host.Node, "hold", p, family, "127.0.0.1:8081") })
+			for deadline := time.Now().Add(works); s.at1.Hits() < before+2 && time.Now().Before(deadline); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			s.Host.Ebnet(t, "unexpose", s.w1.Endpoint, "8080:80/"+p)
+			time.Sleep(blocked)
+			s.Host.Ebnet(t, "unexpose", s.w1.Endpoint, "8081:80/"+p)
+			both.Wait()
+			if ended.Err != "ECONNABORTED" || stays.Err != "ECONNABORTED" || stays.Waited-ended.Waited < blocked/2 {
+				t.Errorf("%s, family %s: %+v, and by the port that was unpublished later %+v", p, family, ended, stays)
+			}
+		}
+	}
 }
 
 // fromHost checks what a process of the host sees, and that the service sees it come

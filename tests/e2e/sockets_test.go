@@ -31,11 +31,14 @@ type saw struct {
 	From  netip.AddrPort // of the datagram received
 	Seen  netip.AddrPort // how the service sees the process
 	Bound []uint16       // what bind or connect chose
+
+	Waited time.Duration // from the start to the end
 }
 
 // sockets runs an operation in a process of the lab's cgroup and of node's namespace:
 //
 //	dial PROTOCOL FAMILY ADDR   connect, ask the service, getpeername
+//	hold PROTOCOL FAMILY ADDR   connect, say a word, and wait for the end of it
 //	send PROTOCOL FAMILY ADDR   sendto and recvmsg on a socket that is not connected
 //	bind PROTOCOL FAMILY ADDR   bind; FAMILY may be 6only
 //	any PROTOCOL FAMILY N ADDR  bind port 0 N times, and connect N times to ADDR
@@ -74,7 +77,9 @@ func sockets(t *testing.T, s *site, node *netlab.Node, args ...string) (result s
 // socketsMain is that process.
 func socketsMain(args []string) {
 	var result saw
+	start := time.Now()
 	err := openSockets(args, &result)
+	result.Waited = time.Since(start)
 	var number unix.Errno
 	switch {
 	case errors.As(err, &number):
@@ -105,6 +110,8 @@ func openSockets(args []string, result *saw) error {
 	switch args[0] {
 	case "dial":
 		return dial(fd, args[1], sockaddr(args[2], to), result)
+	case "hold":
+		return hold(fd, sockaddr(args[2], to))
 	case "send":
 		return send(fd, sockaddr(args[2], to), result)
 	}
@@ -166,6 +173,26 @@ func dial(fd int, protocol string, to unix.Sockaddr, result *saw) error {
 	peer, err := unix.Getpeername(fd)
 	result.Peer = addrPort(peer)
 	return err
+}
+
+// hold returns the error that ends a connection, or EAGAIN if nothing does for long.
+func hold(fd int, to unix.Sockaddr) error {
+	limit := unix.NsecToTimeval(works.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return err
+	}
+	if err := unix.Connect(fd, to); err != nil {
+		return err
+	}
+	if _, err := unix.Write(fd, []byte("echo\nhello\n")); err != nil {
+		return err
+	}
+	for {
+		n, err := unix.Read(fd, make([]byte, 256))
+		if err != nil || n == 0 {
+			return err
+		}
+	}
 }
 
 // send asks on a socket that is not connected.

@@ -1,12 +1,14 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // Expose publishes ports of an endpoint, all or none, and returns one PortInfo a
@@ -158,7 +160,37 @@ func (h *Host) unpublish(dp datapath, n *networkRecord, e *endpointRecord, ports
 	}); err != nil {
 		return err
 	}
-	return dp.Unpublish(publications(n, e, ports), tcp, udp)
+	return h.closePorts(dp, publications(n, e, ports), tcp, udp)
+}
+
+// closePorts closes ports in the datapath, and ends the host's own connections by way of
+// them, which the datapath does not see.
+func (h *Host) closePorts(dp datapath, ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error {
+	if err := dp.Unpublish(ps, stillTCP, stillUDP); err != nil {
+		return err
+	}
+	slots := map[loader.Protocol][]uint32{}
+	for _, p := range ps {
+		slots[p.Protocol] = append(slots[p.Protocol], p.Slot)
+	}
+	for proto, slots := range slots {
+		peers, err := dp.ForgetPeers(slots...)
+		if err != nil {
+			return err
+		}
+		if len(peers) == 0 {
+			continue
+		}
+		sockets := make([]netdev.Connected, len(peers))
+		for i, p := range peers {
+			sockets[i] = netdev.Connected{Cookie: p.Cookie, Remote: p.Remote}
+		}
+		// A kernel that cannot leaves them to their owners.
+		if err := h.k.DestroySockets(proto, sockets); err != nil && !errors.Is(err, netdev.ErrUnsupported) {
+			return err
+		}
+	}
+	return nil
 }
 
 // unpublishStep closes the ports.
@@ -166,7 +198,7 @@ func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRe
 	tcp, udp := t.stillPublished(ports)
 	return step{
 		text: "unmap its ports: " + portList(ports, e),
-		do:   func() error { return dp.Unpublish(publications(n, e, ports), tcp, udp) },
+		do:   func() error { return h.closePorts(dp, publications(n, e, ports), tcp, udp) },
 		undo: func() error { return dp.Publish(publications(n, e, ports)...) },
 	}
 }

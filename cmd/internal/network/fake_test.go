@@ -288,10 +288,12 @@ func (f *fake) UplinkByName(name string) (netdev.Uplink, error) {
 	return netdev.Uplink{}, fmt.Errorf("device %s: %w", name, netdev.ErrNotFound)
 }
 
-func (f *fake) DefaultMTU() (int, error)              { return 1500, nil }
-func (f *fake) HostAddrs() ([]netip.Prefix, error)    { return f.host, nil }
-func (f *fake) HostPrefixes() ([]netip.Prefix, error) { return f.host, nil }
-func (f *fake) Resolvers() ([]netip.Addr, error)      { return nil, nil }
+func (f *fake) DefaultMTU() (int, error)                                 { return 1500, nil }
+func (f *fake) HostAddrs() ([]netip.Prefix, error)                       { return f.host, nil }
+func (f *fake) HostPrefixes() ([]netip.Prefix, error)                    { return f.host, nil }
+func (f *fake) Resolvers() ([]netip.Addr, error)                         { return nil, nil }
+func (f *fake) DestroySockets(loader.Protocol, []netdev.Connected) error { return nil }
+
 func (f *fake) LocalPortRange() (netdev.PortRange, error) {
 	return netdev.PortRange{First: 32768, Last: 32777}, nil
 }
@@ -445,6 +447,8 @@ func (d *fakeDatapath) Unpublish(ps []loader.Publication, _, _ *loader.PortSet) 
 	}
 	return nil
 }
+
+func (d *fakeDatapath) ForgetPeers(...uint32) ([]loader.Peer, error) { return nil, nil }
 
 func (d *fakeDatapath) PublishedCount() (int, error) { return len(d.services), nil }
 

@@ -28,6 +28,7 @@ type datapath interface {
 	Publish(ps ...loader.Publication) error
 	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
 	PublishedCount() (int, error)
+	ForgetPeers(slots ...uint32) ([]loader.Peer, error)
 	SetSourcePorts(allowed *loader.PortSet) error
 	AttachSockets(cgroup string) (changed bool, err error)
 	DetachSockets() error
@@ -79,6 +80,7 @@ type kernel interface {
 	HostPrefixes() ([]netip.Prefix, error)
 	Resolvers() ([]netip.Addr, error)
 	PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error)
+	DestroySockets(proto loader.Protocol, sockets []netdev.Connected) error
 	LocalPortRange() (netdev.PortRange, error)
 	LocalReservedPorts() ([]netdev.PortRange, error)
 	SetLocalReservedPorts(ports []netdev.PortRange) error
@@ -155,4 +157,9 @@ func (linux) HostAddrs() ([]netip.Prefix, error) {
 		}
 	}
 	return ps, nil
+}
+
+func (linux) DestroySockets(proto loader.Protocol, sockets []netdev.Connected) error {
+	_, err := netdev.DestroySockets(uint8(proto), sockets)
+	return err
 }
