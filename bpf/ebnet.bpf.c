@@ -17,6 +17,7 @@
 #include "rewrite.h"
 #include "service.h"
 #include "socket.h"
+#include "sweep.h"
 #include "uplink.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -225,16 +226,14 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
  */
 static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	struct timed_flow *tf;
+	struct flow *f;
 
 	if (!fast_path || !pkt->ported || pkt->part != WHOLE || !to_gateway(pkt))
 		return CONTINUE;
-	tf = bpf_map_lookup_elem(&flows, &pkt->tuple);
-	if (!tf || tf->flow.iif != pkt->ifindex || !tf->flow.oif ||
-	    (__u32)pkt->now - tf->flow.way_checked >= hz)
+	f = bpf_map_lookup_elem(&flows, &pkt->tuple);
+	if (!f || f->iif != pkt->ifindex || !f->oif || (__u32)pkt->now - f->way_checked >= hz)
 		return CONTINUE;
-	if (tf->flow.kind == FLOW_HAIRPIN || tf->flow.kind == FLOW_LOCAL ||
-	    flow_touch(pkt, &tf->flow, hit) != FLOW_HIT)
+	if (f->kind == FLOW_HAIRPIN || f->kind == FLOW_LOCAL || flow_touch(pkt, f, hit) != FLOW_HIT)
 		return CONTINUE;
 	return send_out(skb, pkt, hit, 0);
 }
@@ -556,6 +555,13 @@ SEC("tc")
 int clock(struct __sk_buff *skb)
 {
 	return bpf_jiffies64() + clock_offset;
+}
+
+/* start_sweep is attached nowhere: run once, it starts what reclaims. Returns 0 if it runs. */
+SEC("tc")
+int start_sweep(struct __sk_buff *skb)
+{
+	return sweep_start();
 }
 
 /* forget is attached nowhere: run on a tuple, it ends that conversation. Returns whether

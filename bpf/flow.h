@@ -11,19 +11,12 @@
 #include "maps.h"
 #include "packet.h"
 
-#define CLOCK_MONOTONIC 1
-
 /* Keeps the compiler from moving reads and writes of shared entries across. */
 #define barrier() asm volatile("" ::: "memory")
 
 /* Functions that are not static are verified once, not once a call (Linux 5.6). They
  * take their arguments as plain memory, hence the tests for null.
  */
-
-/* An entry may hold its timer this long before it looks again, so that flows of
- * removed endpoints give their memory back. Seconds.
- */
-#define TIMER_AT_MOST 300
 
 /* UDP that still talks both ways after this long is a stream (seconds). */
 #define UDP_STREAM_AFTER 2
@@ -84,16 +77,11 @@ static __always_inline int flow_closed(const struct flow *f, __u8 proto)
  */
 static __always_inline struct flow *flow_get(const struct tuple *key)
 {
-	struct timed_flow *tf = bpf_map_lookup_elem(&flows, key);
-	struct flow *f;
+	struct flow *f = bpf_map_lookup_elem(&flows, key);
 
-	if (tf)
-		return &tf->flow;
-	f = bpf_map_lookup_elem(&flows_new, key);
-	if (f)
-		return f;
-	tf = bpf_map_lookup_elem(&flows, key);
-	return tf ? &tf->flow : 0;
+	if (!f)
+		f = bpf_map_lookup_elem(&flows_new, key);
+	return f ? f : bpf_map_lookup_elem(&flows, key);
 }
 
 /* flow_peer finds the entry of the other direction, in either table. */
@@ -145,6 +133,16 @@ static __always_inline int flow_delete(const struct tuple *key)
 	return !err;
 }
 
+/* count_confirmed keeps the number of conversations in flows. */
+static __always_inline void count_confirmed(__s64 change)
+{
+	__u32 zero = 0;
+	struct sweeper *sw = bpf_map_lookup_elem(&sweepers, &zero);
+
+	if (sw)
+		__sync_fetch_and_add(&sw->confirmed, change);
+}
+
 /* share_return gives the owner of a slot the room of a confirmed conversation back. The
  * shares of a slot begin anew with each generation.
  */
@@ -154,6 +152,7 @@ static __always_inline void share_return(__u32 slot, __u32 gen)
 
 	if (share && generation(slot) == gen)
 		__sync_fetch_and_add(&share->held, -1);
+	count_confirmed(-1);
 }
 
 /* share_take takes room for one, if f's owner has not too much already: one endpoint must
@@ -169,6 +168,7 @@ static __always_inline int share_take(struct flow *f)
 		return 0;
 	if (share->held < (__s32)flows_share) {
 		__sync_fetch_and_add(&share->held, 1);
+		count_confirmed(1);
 		return 1;
 	}
 	if (!f->refused) {
@@ -211,34 +211,29 @@ static __always_inline int is_tombstone(const struct flow *f)
 	return f->kind == FLOW_DNAT && f->xlat.proto == IPPROTO_UDP;
 }
 
-/* flow_timeout runs when a confirmed conversation's timer fires: it reclaims what is
- * over and sleeps again otherwise. Packets never touch the timer.
- */
-static int flow_timeout(void *map, struct tuple *key, struct timed_flow *tf)
+/* stand_in_line tells the sweeper of the conversation. 0: done. */
+static __always_inline int stand_in_line(struct scratch *s)
 {
-	__s64 left = flow_remaining(&tf->flow, bpf_jiffies64() + clock_offset);
-	struct tuple own = *key;
+	__u32 zero = 0;
+	struct sweeper *sw = bpf_map_lookup_elem(&sweepers, &zero);
+	int err;
 
-	if (left <= 0 || (generation(tf->flow.slot) != tf->flow.gen && !is_tombstone(&tf->flow))) {
-		flow_delete_pair(&tf->flow, &own);
-		return 0;
-	}
-	if (left > (__s64)TIMER_AT_MOST * hz)
-		left = (__s64)TIMER_AT_MOST * hz;
-	bpf_timer_start(&tf->timer, left * tick_ns, 0);
-	return 0;
+	if (!sw)
+		return -1;
+	s->place = __sync_fetch_and_add(&sw->tail, 1);
+	s->queued.orig_key = s->orig_key;
+	s->queued.created = s->orig.created;
+	err = bpf_map_update_elem(&sweep_queue, &s->place, &s->queued, BPF_NOEXIST);
+	return err;
 }
 
-/* start_timer arms the timer of the original direction's new entry; 0 if it runs. */
-static __always_inline long start_timer(const struct tuple *orig_key)
+/* unconfirm takes the original direction back out of flows. */
+static __always_inline void unconfirm(struct scratch *s)
 {
-	struct timed_flow *tf = bpf_map_lookup_elem(&flows, orig_key);
+	int err = bpf_map_delete_elem(&flows, &s->orig_key);
 
-	if (!tf || bpf_timer_init(&tf->timer, &flows, CLOCK_MONOTONIC))
-		return -1;
-	if (bpf_timer_set_callback(&tf->timer, flow_timeout))
-		return -1;
-	return bpf_timer_start(&tf->timer, (__u64)timeout_udp_replied * hz * tick_ns, 0);
+	if (!err)
+		share_return(s->orig.slot, s->orig.gen);
 }
 
 /* flow_confirm moves a conversation from flows_new to flows. f is the entry of key in
@@ -251,7 +246,6 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow *peer;
-	int err;
 
 	if (!s || !f || !key)
 		return 0;
@@ -279,11 +273,13 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 		share_return(s->orig.slot, s->orig.gen);
 		return 0;
 	}
-	if (bpf_map_update_elem(&flows, &s->reply_key, &s->reply, BPF_NOEXIST) ||
-	    start_timer(&s->orig_key)) {
-		if (!(err = bpf_map_delete_elem(&flows, &s->orig_key)))
-			share_return(s->orig.slot, s->orig.gen);
+	if (bpf_map_update_elem(&flows, &s->reply_key, &s->reply, BPF_NOEXIST)) {
+		unconfirm(s);
+		return 0;
+	}
+	if (stand_in_line(s)) {
 		bpf_map_delete_elem(&flows, &s->reply_key);
+		unconfirm(s);
 		return 0;
 	}
 	bpf_map_delete_elem(&flows_new, &s->orig_key);
@@ -293,7 +289,7 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 
 /* flow_confirmed: have both sides seen enough of each other (TCP: the originator's ACK of
  * a SYN-ACK; UDP: a stream both ways; ICMP never)? Asked for each packet until the move
- * succeeds: the kernel's allocator hands out some hundred elements a tick and CPU.
+ * succeeds, since the kernel may have no memory at the moment.
  */
 static __always_inline int flow_confirmed(struct packet *pkt, struct flow *f)
 {
@@ -426,7 +422,6 @@ static __always_inline int comes_from(const struct flow *f, __u32 iif)
 /* flow_find_new is flow_find for what flows does not have. */
 static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *hit)
 {
-	struct timed_flow *tf;
 	struct tuple key;
 	struct flow *f;
 	int ret;
@@ -436,9 +431,8 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
 	key = pkt->tuple;
 	f = bpf_map_lookup_elem(&flows_new, &key);
 	if (!f) { /* it may have moved */
-		tf = bpf_map_lookup_elem(&flows, &key);
-		return tf && comes_from(&tf->flow, iif) ? flow_touch(pkt, &tf->flow, hit)
-							: FLOW_MISS;
+		f = bpf_map_lookup_elem(&flows, &key);
+		return f && comes_from(f, iif) ? flow_touch(pkt, f, hit) : FLOW_MISS;
 	}
 	if (!comes_from(f, iif))
 		return FLOW_MISS;
@@ -458,16 +452,16 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
  */
 __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 {
-	struct timed_flow *tf;
 	struct tuple key;
+	struct flow *f;
 
 	if (!pkt || !hit)
 		return FLOW_MISS;
 	key = pkt->tuple;
-	tf = bpf_map_lookup_elem(&flows, &key);
-	if (!tf)
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!f)
 		return flow_find_new(pkt, iif, hit);
-	if (!comes_from(&tf->flow, iif))
+	if (!comes_from(f, iif))
 		return FLOW_MISS;
-	return flow_touch(pkt, &tf->flow, hit);
+	return flow_touch(pkt, f, hit);
 }

@@ -9,21 +9,50 @@
 
 /* Confirmed conversations, which new ones cannot push out.
  * Key: tuple before translation. Written and read by the programs, listed by Go.
- * The timer runs in the original direction's entry only and reclaims both.
  */
-struct timed_flow {
-	struct flow flow;
-	struct bpf_timer timer;
-};
-_Static_assert(sizeof(struct timed_flow) == 144, "timed_flow");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 512 * 1024); /* set by Go: two a conversation */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct tuple);
-	__type(value, struct timed_flow);
+	__type(value, struct flow);
 } flows SEC(".maps");
+
+/* What reclaims confirmed conversations that are over, see sweep.h. Started by Go with
+ * program start_sweep, written by the programs.
+ */
+struct sweeper {
+	struct bpf_timer timer;
+	__u64 confirmed; /* conversations in flows */
+	__u64 head; /* of sweep_queue: the next to look at ... */
+	__u64 tail; /* ... and the next free place */
+	__u64 settled; /* where tail was a round ago: what is before it has been written */
+	__u64 rounds;
+	__u64 took; /* nanoseconds, the last round */
+	__u64 longest; /* of all */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sweeper);
+} sweepers SEC(".maps");
+
+/* Confirmed conversations in the order in which they are looked at. Key: a number that grows.
+ * Written and read by the programs.
+ */
+struct queued {
+	struct tuple orig_key;
+	__u64 created; /* of the flow: another one may have the same tuple by now */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512 * 1024); /* set by Go: as flows */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct queued);
+} sweep_queue SEC(".maps");
 
 /* Conversations that both sides have not confirmed yet: they can only evict one
  * another. Key, writers and readers as of flows.
@@ -223,9 +252,7 @@ struct scratch {
 	struct tuple reply_key;
 	struct tuple other_key;
 	struct flow orig;
-	__u64 orig_timer[2]; /* so that orig is as long as a timed_flow */
 	struct flow reply;
-	__u64 reply_timer[2];
 	struct bpf_fib_lookup fib;
 	struct quote quote;
 	struct opening opening;
@@ -236,6 +263,8 @@ struct scratch {
 	struct source_key source_key;
 	struct subnet_key subnet_key;
 	struct addr local_key;
+	__u64 place; /* in sweep_queue */
+	struct queued queued;
 };
 
 struct {

@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -92,7 +93,7 @@ func (d *Datapath) Usage() ([]MapUse, error) {
 		name  string
 		count func(*ebpf.Map) (int, error)
 	}{
-		{"flows", count[datapathTuple, datapathTimedFlow]},
+		{"flows", count[datapathTuple, datapathFlow]},
 		{"flows_new", count[datapathTuple, datapathFlow]},
 		{"endpoints", count[datapathAddr, datapathEndpoint]},
 		{"services", count[datapathServiceKey, datapathService]},
@@ -143,4 +144,25 @@ func each[K, V any](m *ebpf.Map, yield func(*K, *V) bool) error {
 			return nil
 		}
 	}
+}
+
+// Sweep is the state of the timer that reclaims conversations.
+type Sweep struct {
+	Confirmed int           // conversations in the table
+	Rounds    uint64        // since it was started
+	Took      time.Duration // the last round
+	Longest   time.Duration // of all rounds
+}
+
+// Sweep tells how reclaiming goes.
+func (d *Datapath) Sweep() (Sweep, error) {
+	m, err := d.pinned("sweepers")
+	if err != nil {
+		return Sweep{}, err
+	}
+	var s datapathSweeper
+	if err := m.Lookup(uint32(0), &s); err != nil {
+		return Sweep{}, fmt.Errorf("read map sweepers: %w", permission(err))
+	}
+	return Sweep{Confirmed: int(s.Confirmed), Rounds: s.Rounds, Took: time.Duration(s.Took), Longest: time.Duration(s.Longest)}, nil
 }

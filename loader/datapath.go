@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -26,11 +27,12 @@ type Datapath struct {
 var hooks = []Hook{FromContainer, FromUplink, ToUplink, FromBridge, ToBridge}
 
 // programs are the hooks' programs and those that Go runs itself.
-var programs = slices.Concat([]Hook{clockProgram, forgetProgram}, hooks, slices.Sorted(maps.Keys(socketHooks)))
+var programs = slices.Concat([]Hook{clockProgram, forgetProgram, sweepProgram}, hooks, slices.Sorted(maps.Keys(socketHooks)))
 
 const (
 	clockProgram  Hook = "clock"
 	forgetProgram Hook = "forget"
+	sweepProgram  Hook = "start_sweep"
 )
 
 // Load puts the programs and maps into the kernel and pins them below bpffs, or
@@ -148,11 +150,31 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err := repin(pins, coll); err != nil {
 		return nil, err
 	}
+	if err := startSweep(coll.Programs[string(sweepProgram)]); err != nil {
+		return nil, err
+	}
 	zero := uint32(0)
 	if err := coll.Maps["about"].Put(zero, about); err != nil {
 		return nil, fmt.Errorf("write map about: %w", err)
 	}
 	return Open(bpffs)
+}
+
+// startSweep starts the timer that reclaims conversations. The kernel may have no memory for
+// it at the moment, since it does not wait for any there.
+func startSweep(p *ebpf.Program) error {
+	var ret uint32
+	for range 100 {
+		var err error
+		if ret, err = p.Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
+			return fmt.Errorf("run program start_sweep: %w", explain(err))
+		}
+		if ret == 0 {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("start the timer that reclaims conversations: %w", unix.Errno(-int32(ret)))
 }
 
 // repin swaps the programs at every link and then the pins, so that a command that
@@ -232,6 +254,7 @@ func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
 		return nil, fmt.Errorf("read the object: %w", err)
 	}
 	spec.Maps["flows"].MaxEntries = 2 * about.MaxFlows
+	spec.Maps["sweep_queue"].MaxEntries = 2*about.MaxFlows + 1024 // the same one may be in it twice for a while
 	for name, m := range spec.Maps {
 		if name[0] != '.' {
 			m.Pinning = ebpf.PinByName

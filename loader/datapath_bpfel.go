@@ -220,6 +220,12 @@ type datapathPortWord struct {
 	Tracked   uint64
 }
 
+type datapathQueued struct {
+	_       structs.HostLayout
+	OrigKey datapathTuple
+	Created uint64
+}
+
 type datapathService struct {
 	_       structs.HostLayout
 	Addr    datapathAddr
@@ -265,13 +271,19 @@ type datapathSubnetKey struct {
 	Addr      datapathAddr
 }
 
-type datapathTimedFlow struct {
+type datapathSweeper struct {
 	_     structs.HostLayout
-	Flow  datapathFlow
 	Timer struct {
 		_ structs.HostLayout
 		_ [16]byte
 	}
+	Confirmed uint64
+	Head      uint64
+	Tail      uint64
+	Settled   uint64
+	Rounds    uint64
+	Took      uint64
+	Longest   uint64
 }
 
 type datapathTuple struct {
@@ -322,6 +334,8 @@ const (
 	datapathMapShares                = "shares"
 	datapathMapSources               = "sources"
 	datapathMapSubnets               = "subnets"
+	datapathMapSweepQueue            = "sweep_queue"
+	datapathMapSweepers              = "sweepers"
 	datapathMapUplinks               = "uplinks"
 	datapathProgClock                = "clock"
 	datapathProgConnect4             = "connect4"
@@ -338,6 +352,7 @@ const (
 	datapathProgRecvmsg6             = "recvmsg6"
 	datapathProgSendmsg4             = "sendmsg4"
 	datapathProgSendmsg6             = "sendmsg6"
+	datapathProgStartSweep           = "start_sweep"
 	datapathProgToBridge             = "to_bridge"
 	datapathProgToUplink             = "to_uplink"
 	datapathVarClockOffset           = "clock_offset"
@@ -414,6 +429,7 @@ type datapathProgramSpecs struct {
 	Recvmsg6      *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4      *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6      *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	StartSweep    *ebpf.ProgramSpec `ebpf:"start_sweep"`
 	ToBridge      *ebpf.ProgramSpec `ebpf:"to_bridge"`
 	ToUplink      *ebpf.ProgramSpec `ebpf:"to_uplink"`
 }
@@ -422,25 +438,27 @@ type datapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
-	About     *ebpf.MapSpec `ebpf:"about"`
-	Devices   *ebpf.MapSpec `ebpf:"devices"`
-	Drops     *ebpf.MapSpec `ebpf:"drops"`
-	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
-	Exhausted *ebpf.MapSpec `ebpf:"exhausted"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	FlowsNew  *ebpf.MapSpec `ebpf:"flows_new"`
-	Fragments *ebpf.MapSpec `ebpf:"fragments"`
-	Gens      *ebpf.MapSpec `ebpf:"gens"`
-	Locals    *ebpf.MapSpec `ebpf:"locals"`
-	Networks  *ebpf.MapSpec `ebpf:"networks"`
-	Peers     *ebpf.MapSpec `ebpf:"peers"`
-	Ports     *ebpf.MapSpec `ebpf:"ports"`
-	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
-	Services  *ebpf.MapSpec `ebpf:"services"`
-	Shares    *ebpf.MapSpec `ebpf:"shares"`
-	Sources   *ebpf.MapSpec `ebpf:"sources"`
-	Subnets   *ebpf.MapSpec `ebpf:"subnets"`
-	Uplinks   *ebpf.MapSpec `ebpf:"uplinks"`
+	About      *ebpf.MapSpec `ebpf:"about"`
+	Devices    *ebpf.MapSpec `ebpf:"devices"`
+	Drops      *ebpf.MapSpec `ebpf:"drops"`
+	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
+	Exhausted  *ebpf.MapSpec `ebpf:"exhausted"`
+	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	FlowsNew   *ebpf.MapSpec `ebpf:"flows_new"`
+	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Gens       *ebpf.MapSpec `ebpf:"gens"`
+	Locals     *ebpf.MapSpec `ebpf:"locals"`
+	Networks   *ebpf.MapSpec `ebpf:"networks"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Ports      *ebpf.MapSpec `ebpf:"ports"`
+	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
+	Shares     *ebpf.MapSpec `ebpf:"shares"`
+	Sources    *ebpf.MapSpec `ebpf:"sources"`
+	Subnets    *ebpf.MapSpec `ebpf:"subnets"`
+	SweepQueue *ebpf.MapSpec `ebpf:"sweep_queue"`
+	Sweepers   *ebpf.MapSpec `ebpf:"sweepers"`
+	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // datapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -484,25 +502,27 @@ func (o *datapathObjects) Close() error {
 //
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
-	About     *ebpf.Map `ebpf:"about"`
-	Devices   *ebpf.Map `ebpf:"devices"`
-	Drops     *ebpf.Map `ebpf:"drops"`
-	Endpoints *ebpf.Map `ebpf:"endpoints"`
-	Exhausted *ebpf.Map `ebpf:"exhausted"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	FlowsNew  *ebpf.Map `ebpf:"flows_new"`
-	Fragments *ebpf.Map `ebpf:"fragments"`
-	Gens      *ebpf.Map `ebpf:"gens"`
-	Locals    *ebpf.Map `ebpf:"locals"`
-	Networks  *ebpf.Map `ebpf:"networks"`
-	Peers     *ebpf.Map `ebpf:"peers"`
-	Ports     *ebpf.Map `ebpf:"ports"`
-	Scratch   *ebpf.Map `ebpf:"scratch"`
-	Services  *ebpf.Map `ebpf:"services"`
-	Shares    *ebpf.Map `ebpf:"shares"`
-	Sources   *ebpf.Map `ebpf:"sources"`
-	Subnets   *ebpf.Map `ebpf:"subnets"`
-	Uplinks   *ebpf.Map `ebpf:"uplinks"`
+	About      *ebpf.Map `ebpf:"about"`
+	Devices    *ebpf.Map `ebpf:"devices"`
+	Drops      *ebpf.Map `ebpf:"drops"`
+	Endpoints  *ebpf.Map `ebpf:"endpoints"`
+	Exhausted  *ebpf.Map `ebpf:"exhausted"`
+	Flows      *ebpf.Map `ebpf:"flows"`
+	FlowsNew   *ebpf.Map `ebpf:"flows_new"`
+	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Gens       *ebpf.Map `ebpf:"gens"`
+	Locals     *ebpf.Map `ebpf:"locals"`
+	Networks   *ebpf.Map `ebpf:"networks"`
+	Peers      *ebpf.Map `ebpf:"peers"`
+	Ports      *ebpf.Map `ebpf:"ports"`
+	Scratch    *ebpf.Map `ebpf:"scratch"`
+	Services   *ebpf.Map `ebpf:"services"`
+	Shares     *ebpf.Map `ebpf:"shares"`
+	Sources    *ebpf.Map `ebpf:"sources"`
+	Subnets    *ebpf.Map `ebpf:"subnets"`
+	SweepQueue *ebpf.Map `ebpf:"sweep_queue"`
+	Sweepers   *ebpf.Map `ebpf:"sweepers"`
+	Uplinks    *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *datapathMaps) Close() error {
@@ -525,6 +545,8 @@ func (m *datapathMaps) Close() error {
 		m.Shares,
 		m.Sources,
 		m.Subnets,
+		m.SweepQueue,
+		m.Sweepers,
 		m.Uplinks,
 	)
 }
@@ -569,6 +591,7 @@ type datapathPrograms struct {
 	Recvmsg6      *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4      *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6      *ebpf.Program `ebpf:"sendmsg6"`
+	StartSweep    *ebpf.Program `ebpf:"start_sweep"`
 	ToBridge      *ebpf.Program `ebpf:"to_bridge"`
 	ToUplink      *ebpf.Program `ebpf:"to_uplink"`
 }
@@ -590,6 +613,7 @@ func (p *datapathPrograms) Close() error {
 		p.Recvmsg6,
 		p.Sendmsg4,
 		p.Sendmsg6,
+		p.StartSweep,
 		p.ToBridge,
 		p.ToUplink,
 	)

@@ -59,8 +59,8 @@ func (d *Datapath) halves() (map[datapathTuple]half, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := each(confirmed, func(k *datapathTuple, v *datapathTimedFlow) bool {
-		all[*k] = half{flow: v.Flow, confirmed: true}
+	if err := each(confirmed, func(k *datapathTuple, v *datapathFlow) bool {
+		all[*k] = half{flow: *v, confirmed: true}
 		return true
 	}); err != nil {
 		return nil, fmt.Errorf("read map flows: %w", err)

@@ -1,7 +1,9 @@
 package datapath
 
 import (
+	"fmt"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/ebnet/ebnet/loader"
@@ -44,4 +46,40 @@ func BenchmarkNeighbour(b *testing.B) {
 func BenchmarkHostTraffic(b *testing.B) {
 	h := newHost(b, true)
 	measure(b, h, loader.FromUplink, h.uplink, fromOutside(tcp, ack, remote, 4000, hostAddr, 22))
+}
+
+// BenchmarkRemoveEndpoint shows that removal does not depend on the flows that there are.
+func BenchmarkRemoveEndpoint(b *testing.B) {
+	for _, flows := range []int{0, 100_000} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			h := newHostWith(b, loader.Config{FastPath: true, MaxFlows: 256 << 10, Secret: 7})
+			for i := range flows {
+				h.handshake(uint16(2000+i%30000), remote, uint16(80+i/30000))
+			}
+			if n := h.confirmed(); n != flows {
+				b.Fatalf("%d conversations", n)
+			}
+			b.ResetTimer()
+			for range b.N {
+				must(b, h.dp.DeleteEndpoint(h.endpointA()))
+				b.StopTimer()
+				must(b, h.dp.PutEndpoint(h.endpointA()))
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// BenchmarkLoad is loading all programs and maps, the verifier's work mostly.
+func BenchmarkLoad(b *testing.B) {
+	newHost(b, true) // for the namespace
+	for range b.N {
+		dir := filepath.Join(b.TempDir(), "bpf")
+		dp, _, err := loader.Load(dir, loader.Config{FastPath: true})
+		must(b, err)
+		b.StopTimer()
+		must(b, dp.Close())
+		must(b, loader.Remove(dir))
+		b.StartTimer()
+	}
 }

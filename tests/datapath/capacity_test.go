@@ -47,7 +47,6 @@ func TestPrivilegedShare(t *testing.T) {
 	for i := range 80 {
 		h.handshake(uint16(2000+i), remote, 443)
 	}
-	h.settle(50)
 	if s := h.share(1); s.Held != 50 || s.Refused == 0 {
 		t.Fatalf("A's share: %+v", s)
 	}
@@ -76,36 +75,17 @@ func TestPrivilegedShare(t *testing.T) {
 	}
 }
 
-// settle sends packets on the conversations of A that are not confirmed yet until want are:
-// the kernel's allocator hands out some hundred elements a tick.
-func (h *host) settle(want int) {
-	h.Helper()
-	for deadline := time.Now().Add(20 * time.Second); h.confirmed() < want; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			h.Fatalf("%d of %d conversations are confirmed", h.confirmed(), want)
-		}
-		for _, f := range h.flows() {
-			if !f.Confirmed {
-				h.expect(loader.FromContainer, h.a, fromA(tcp, ack, f.Src.Port(), f.Dst.Addr(), f.Dst.Port()), loader.Redirect, nil)
-			}
-		}
-	}
-}
-
 // A closed conversation's place is given back when its time is over and the tuple is used
 // again, and when its timer finds it over.
 func TestPrivilegedShareIsGivenBack(t *testing.T) {
-	h := newHostWith(t, loader.Config{FastPath: true, MaxFlows: 100, Secret: 7,
-		Timeouts: func() loader.Timeouts { t := loader.DefaultTimeouts; t.UDPReplied = time.Second; return t }()})
+	h := newHostWith(t, loader.Config{FastPath: true, MaxFlows: 100, Secret: 7})
 	h.handshake(2000, remote, 443)
-	h.settle(1)
 	h.expect(loader.FromContainer, h.a, fromA(tcp, rst, 2000, remote, 443), loader.Redirect, nil)
 	h.handshake(2000, remote, 443)
-	h.settle(1)
 	if s := h.share(1); s.Held != 1 {
 		t.Fatalf("holds %d", s.Held)
 	}
-	// The first look of a timer is after UDPReplied; the clock says that all is long over.
+	// The clock says that all is long over.
 	must(t, h.dp.SetClockOffset(3*time.Hour))
 	for deadline := time.Now().Add(20 * time.Second); h.share(1).Held != 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -137,8 +117,11 @@ func TestPrivilegedManyToOnePeer(t *testing.T) {
 		h.expect(loader.FromContainer, dev, p, loader.Redirect, nil)
 	}
 	must(t, h.dp.CheckPairs())
-	if n := len(h.flows()); n != many {
-		t.Fatalf("%d conversations live, want %d", n, many)
+	if n, confirmed := len(h.flows()), h.confirmed(); n != many || confirmed != many {
+		t.Fatalf("%d conversations live, %d of them confirmed, want %d", n, confirmed, many)
+	}
+	if s, err := h.dp.Sweep(); err != nil || s.Confirmed != many {
+		t.Fatalf("the sweeper knows of %+v, %v", s, err)
 	}
 	if n := h.dropped("no-source-port"); n != 0 {
 		t.Fatalf("%d were refused", n)
