@@ -93,8 +93,10 @@ static __always_inline int to_host(struct __sk_buff *skb, struct packet *pkt, st
 {
 	int ret;
 
-	if (!to_gateway(pkt) || net->flags & NET_INTERNAL)
+	if (!to_gateway(pkt))
 		return TO_STACK;
+	if (net->flags & NET_INTERNAL)
+		return addr_equal(&pkt->tuple.dst, &net->gateway4) ? TO_STACK : -DROP_INTERNAL;
 	if (pkt->error)
 		return (ret = error_inside(skb, pkt, hit)) ? ret : TO_STACK;
 	if (!trackable(pkt) || pkt->tuple.proto == IPPROTO_ICMP)
@@ -146,6 +148,44 @@ __noinline int other_network(struct __sk_buff *skb, struct packet *pkt, struct h
 	return ret ? ret : deliver_inside(skb, pkt, hit);
 }
 
+/* leave_inside ends a conversation within the host whose packets the host now routes out: it
+ * has lost the address that they are for.
+ */
+static __always_inline int leave_inside(struct packet *pkt, const struct hit *hit)
+{
+	struct tuple key = pkt->tuple;
+	struct flow *f;
+
+	if (hit->kind != FLOW_HAIRPIN && hit->kind != FLOW_LOCAL)
+		return FLOW_HIT;
+	f = flow_get(&key);
+	if (f)
+		flow_delete_pair(f, &key);
+	return FLOW_MISS;
+}
+
+/* still_inside looks, once a second, whether the address that a conversation within the host
+ * is for is still the host's; if not, the conversation ends and the packet belongs to none.
+ */
+__noinline int still_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+			    __u32 bridge)
+{
+	struct tuple key;
+	struct flow *f;
+
+	if (!pkt || !hit)
+		return 0;
+	if ((__u32)pkt->now - hit->way_checked < hz)
+		return 1;
+	if (routed(ask_about(skb, pkt, &pkt->tuple.dst, bridge)))
+		return leave_inside(pkt, hit) == FLOW_HIT;
+	key = pkt->tuple;
+	f = flow_get(&key);
+	if (f)
+		f->way_checked = pkt->now;
+	return 1;
+}
+
 /* leave_network: an endpoint's unicast to anything but a neighbour. */
 static __always_inline int leave_network(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 					 const struct network *net, __u32 own)
@@ -161,12 +201,11 @@ static __always_inline int leave_network(struct __sk_buff *skb, struct packet *p
 	if (!to_gateway(pkt))
 		return -DROP_NOT_UPLINK;
 	ret = fast_path && trackable(pkt) ? conversation(pkt, pkt->ifindex, hit) : FLOW_MISS;
-	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
-		return deliver_inside(skb, pkt, hit);
-	if (ret == FLOW_HIT && hit->kind == FLOW_LOCAL)
-		return open_to_host(skb, pkt, hit, 1);
-	if (ret == FLOW_HIT)
+	if (ret == FLOW_HIT && hit->kind != FLOW_HAIRPIN && hit->kind != FLOW_LOCAL)
 		return send_out(skb, pkt, hit, net->bridge);
+	if (ret == FLOW_HIT && still_inside(skb, pkt, hit, net->bridge))
+		return hit->kind == FLOW_LOCAL ? open_to_host(skb, pkt, hit, 1)
+					       : deliver_inside(skb, pkt, hit);
 	if (ret == FLOW_TOMBSTONE)
 		return -DROP_RETIRED;
 	return forward_new(skb, pkt, hit, net);
@@ -301,27 +340,15 @@ int from_bridge(struct __sk_buff *skb)
 	return finish(pkt, ret);
 }
 
-/* leave_inside ends a conversation within the host whose packets the host now routes out: it
- * has lost the address that they are for.
- */
-static __always_inline int leave_inside(struct packet *pkt, const struct hit *hit)
-{
-	struct tuple key = pkt->tuple;
-	struct flow *f;
-
-	if (hit->kind != FLOW_HAIRPIN && hit->kind != FLOW_LOCAL)
-		return FLOW_HIT;
-	f = flow_get(&key);
-	if (f)
-		flow_delete_pair(f, &key);
-	return FLOW_MISS;
-}
-
 /* translate_out: what the host's routing sends out for an endpoint. */
 static __always_inline int translate_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
-	int ret = trackable(pkt) ? conversation(pkt, ANY_DEVICE, hit) : FLOW_MISS;
+	struct network *net = network_toward(&pkt->tuple.src);
+	int ret;
 
+	if (net && net->bridge != skb->ingress_ifindex)
+		return -DROP_SPOOFED_ADDR;
+	ret = trackable(pkt) ? conversation(pkt, ANY_DEVICE, hit) : FLOW_MISS;
 	if (ret == FLOW_TOMBSTONE)
 		return -DROP_RETIRED;
 	if (ret == FLOW_HIT && leave_inside(pkt, hit) == FLOW_HIT)
@@ -391,6 +418,8 @@ int to_uplink(struct __sk_buff *skb)
 /* deliver_hit: a packet from outside that belongs to a conversation. */
 static __always_inline int deliver_hit(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
+	if (hit->half == HALF_REPLY && hit->kind != FLOW_HOST && !may_leave(pkt->ifindex, 0))
+		return -DROP_SPOOFED_ADDR; /* containers do not open conversations that way */
 	return hit->kind == FLOW_HOST ? host_in(skb, pkt, hit) : deliver_in(skb, pkt, hit);
 }
 
@@ -445,7 +474,12 @@ static __always_inline int from_outside(struct __sk_buff *skb, struct packet *pk
 		return reach_inner(skb, pkt, hit, inner, tracked);
 	if (later)
 		fragment_early(pkt);
-	return tracked ? open_in(skb, pkt, hit, 0) : TO_STACK;
+	else if (pkt->part == FIRST_FRAGMENT)
+		fragment_forget(pkt);
+	if (!tracked || pkt->tuple.proto == IPPROTO_ICMP ||
+	    !port_published(pkt->tuple.proto, pkt->tuple.dport))
+		return TO_STACK;
+	return open_in(skb, pkt, hit, 0);
 }
 
 /* error_in: an ICMP error from outside is for the endpoint whose packet it quotes, or for

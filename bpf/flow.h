@@ -208,7 +208,7 @@ static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 /* is_tombstone: of what is void, does this keep its tuple closed? See flow_void(). */
 static __always_inline int is_tombstone(const struct flow *f)
 {
-	return f->kind == FLOW_DNAT && f->xlat.proto == IPPROTO_UDP;
+	return (f->kind == FLOW_DNAT || f->kind == FLOW_DIRECT) && f->xlat.proto == IPPROTO_UDP;
 }
 
 /* stand_in_line tells the sweeper of the conversation. 0: done. */

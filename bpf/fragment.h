@@ -94,6 +94,22 @@ static __noinline int fragment_find(struct packet *pkt, struct hit *hit)
 	return FLOW_HIT;
 }
 
+/* fragment_forget: what follows a first fragment of nobody's is nobody's. */
+__noinline int fragment_forget(struct packet *pkt)
+{
+	struct fragment *f;
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!s || !pkt)
+		return 0;
+	fragment_key(&s->fragment_key, pkt);
+	f = bpf_map_lookup_elem(&fragments, &s->fragment_key);
+	if (f && f->kind) /* not what fragment_early() keeps for the count */
+		bpf_map_delete_elem(&fragments, &s->fragment_key);
+	return 0;
+}
+
 /* conversation finds what the packet belongs to: flow_find(), for fragments too. */
 __noinline int conversation(struct packet *pkt, __u32 iif, struct hit *hit)
 {

@@ -14,6 +14,7 @@
 #include "nat.h"
 #include "packet.h"
 #include "rewrite.h"
+#include "uplink.h"
 
 /* host_concerns: may a packet of the host meet a conversation of an endpoint? A look at as
  * few bytes as will do, since it is asked for each. Later fragments have no port to
@@ -57,7 +58,8 @@ __noinline int open_host(struct __sk_buff *skb, struct packet *pkt, struct hit *
 
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
-	s->opening = (struct opening){ .kind = FLOW_HOST }; /* slot 0 is nobody's and stays */
+	/* Slot 0 is nobody's and stays; and from no device does the host itself come in. */
+	s->opening = (struct opening){ .kind = FLOW_HOST, .orig_iif = ANY_DEVICE };
 	s->orig.xlat = pkt->tuple;
 	open_begin(s, pkt, &s->opening);
 	way_unknown(&s->orig);
@@ -113,6 +115,8 @@ __noinline int open_local(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	ep = endpoint_get(&pkt->tuple.src);
 	net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
 	if (!net)
+		return TO_STACK;
+	if (!local_address(skb, pkt, &pkt->tuple.dst, net->bridge))
 		return TO_STACK;
 	s->opening = (struct opening){ .kind = FLOW_LOCAL, .slot = ep->slot };
 	s->opening.gen = generation(ep->slot);

@@ -113,7 +113,7 @@ static __always_inline int error_fits(struct packet *pkt, const struct flow *f,
 	if (way == ERROR_HOST_INSIDE)
 		return f->kind == FLOW_HAIRPIN && to;
 	if (f->kind == FLOW_DIRECT)
-		return way == ERROR_IN ? to : way == ERROR_OF_HOST || from;
+		return way == ERROR_IN ? to && f->iif == 0 : way == ERROR_OF_HOST || from;
 	if (f->kind == FLOW_HAIRPIN)
 		return 0;
 	if (way == ERROR_IN)
@@ -153,7 +153,8 @@ __noinline int translate_error(struct __sk_buff *skb, struct packet *pkt, struct
 	hit->xlat = pkt->tuple;
 	if (way == ERROR_IN || way == ERROR_INSIDE)
 		hit->xlat.dst = s->orig.xlat.dst;
-	if (way == ERROR_OUT || way == ERROR_OF_HOST || way == ERROR_INSIDE)
+	if (way == ERROR_OUT || way == ERROR_INSIDE ||
+	    (way == ERROR_OF_HOST && s->orig.kind != FLOW_DIRECT))
 		hit->xlat.src = s->orig.xlat.src;
 	hit->oif = way == ERROR_IN || way == ERROR_INSIDE ? s->orig.oif : 0;
 	hit->way_checked = 0;

@@ -185,8 +185,8 @@ struct {
 	__type(value, struct share);
 } shares SEC(".maps");
 
-/* Destinations (address, port, protocol) toward which no source port was free, and the
- * low half of jiffies then: a search through all ports is not repeated for each packet.
+/* Peers (address, with our own in the first word, port, protocol) toward which no source port
+ * was free, and the low half of jiffies then: a search through all ports is not repeated for each packet.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

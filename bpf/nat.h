@@ -216,6 +216,7 @@ static __always_inline int search_port(struct __sk_buff *skb, struct scratch *s,
 	__u32 now = pkt->now, *stamp;
 
 	s->service_key.addr = s->reply_key.src;
+	s->service_key.addr.w[0] = s->reply_key.dst.w[3];
 	s->service_key.port = s->reply_key.sport;
 	s->service_key.proto = s->reply_key.proto;
 	stamp = bpf_map_lookup_elem(&exhausted, &s->service_key);

@@ -208,8 +208,14 @@ static __always_inline int local_address(struct __sk_buff *skb, struct packet *p
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
-	return s && ask_about(skb, pkt, addr, bridge) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-	       is_local(addr, s);
+	if (!s || ask_about(skb, pkt, addr, bridge) != BPF_FIB_LKUP_RET_NOT_FWDED)
+		return 0;
+	if (!local_known(addr, s)) { /* the FIB says the same where there is no route at all */
+		s->other_key.dst.w[3] = bpf_htonl(0xf0000001);
+		if (!routed(find_route(skb, pkt, &s->other_key, bridge, FIB_SKIP_NEIGH)))
+			return 0;
+	}
+	return is_local(addr, s);
 }
 
 /* lost_address: does the FIB say that it is not the host's? It says

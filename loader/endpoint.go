@@ -72,8 +72,10 @@ func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEn
 	if err := m.Lookup(key, &old); err != nil || old == value {
 		return nil
 	}
-	if err := d.remove("devices", old.Ifindex); err != nil {
-		return err
+	if old.Ifindex != value.Ifindex {
+		if err := d.remove("devices", old.Ifindex); err != nil {
+			return err
+		}
 	}
 	return d.retire(old.Slot)
 }

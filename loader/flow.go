@@ -157,8 +157,15 @@ func (d *Datapath) FlushFlows(match func(Flow) bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	gens, err := d.generations()
+	if err != nil {
+		return 0, err
+	}
 	n := 0
 	for key, h := range halves {
+		if gens(h.flow.Slot) != h.flow.Gen {
+			continue // void already; some keep the tuple of an unpublished port closed
+		}
 		if h.flow.Half != datapathFlowHalfHALF_ORIG || !match(d.newFlow(key, h, halves[reverse(h.flow.Xlat)], now)) {
 			continue
 		}

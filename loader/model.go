@@ -192,7 +192,7 @@ func (s *PortSet) Has(port uint16) bool { return s[port/64]&(1<<(port%64)) != 0 
 type Flow struct {
 	Protocol string // "tcp", "udp" or "icmp"
 	State    string // e.g. "syn", "established", "closed", "unreplied", "replied"
-	Kind     string // "snat", "dnat", "hairpin", "direct" or "host"
+	Kind     string // "snat", "dnat", "hairpin", "host", or "direct" for what is not translated
 
 	Src, Dst                     netip.AddrPort // port of icmp: the echo id, on the side of the requester
 	TranslatedSrc, TranslatedDst netip.AddrPort

@@ -148,3 +148,18 @@ func (d *Datapath) CheckPairs() error {
 	}
 	return nil
 }
+
+// ForgetAll deletes every flow, those too that keep the tuple of an unpublished port closed,
+// so that a test begins anew.
+func (d *Datapath) ForgetAll() error {
+	halves, err := d.halves()
+	if err != nil {
+		return err
+	}
+	for key := range halves {
+		if err := d.forget(key); err != nil {
+			return err
+		}
+	}
+	return d.forgetExhausted()
+}

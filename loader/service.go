@@ -83,7 +83,8 @@ func sourceKeys(p Publication) []datapathSourceKey {
 	return keys
 }
 
-// allow lets the sources in.
+// allow lets the sources in. Those that a former publication of the slot had go with its
+// withdrawal alone.
 func (d *Datapath) allow(p Publication) error {
 	m, err := d.pinned("sources")
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/ebnet/ebnet/loader"
 )
 
@@ -158,8 +160,14 @@ func TestPrivilegedInnerTupleFromOutside(t *testing.T) {
 			fromOutside(udp, 0, containerA, 7000, hostAddr, 5454),
 			fromOutside(udp, 0, hostAddr, 5454, containerA, 7000),
 		} {
-			if verdict, got := h.run(loader.FromUplink, h.uplink, p); verdict != loader.Drop {
+			before := h.flows()
+			verdict, got := h.run(loader.FromUplink, h.uplink, p)
+			// What is for no address of ours is the host's to judge, untouched.
+			if verdict == loader.Redirect || got != p || inner(p.dst.Addr()) && verdict != loader.Drop {
 				t.Errorf("%v: verdict %d, %v", p, verdict, got)
+			}
+			if after := h.flows(); len(after) != len(before) {
+				t.Errorf("%v: %d flows became %d", p, len(before), len(after))
 			}
 		}
 	})
@@ -189,5 +197,82 @@ func TestPrivilegedForwardedAnswer(t *testing.T) {
 	// What the host says itself does.
 	if verdict, _ := h.runReceived(loader.ToBridge, h.bridge, 0, byGateway); verdict != loader.Pass {
 		t.Errorf("of the host itself: verdict %d", verdict)
+	}
+}
+
+// What the host forwards with a container's address, and did not get from the container's
+// bridge, neither leaves nor opens anything.
+func TestPrivilegedForwardedForgery(t *testing.T) {
+	h := newHost(t, true)
+	p := fromOutside(udp, 0, containerA, 5000, remote, 40000)
+	if verdict, got := h.runReceived(loader.ToUplink, h.uplink, h.uplink, p); verdict != loader.Drop || len(h.flows()) != 0 {
+		t.Fatalf("verdict %d, %v, %d flows", verdict, got, len(h.flows()))
+	}
+}
+
+// Nobody outside ends the host's own translated conversations in its name.
+func TestPrivilegedHostForged(t *testing.T) {
+	h := newHost(t, true)
+	h.expect(loader.FromContainer, h.a, fromA(tcp, syn, 5000, remote, 4430), loader.Redirect, nil)
+	got := h.hostSends(0, fromHost(tcp, syn, 5000, remote, 4430))
+	h.expect(loader.FromUplink, h.uplink, fromOutside(tcp, syn|ack, remote, 4430, hostAddr, got.src.Port()), loader.Pass, nil)
+	h.hostSends(0, fromHost(tcp, ack, 5000, remote, 4430))
+	h.run(loader.FromUplink, h.uplink, fromOutside(tcp, rst, hostAddr, 5000, remote, 4430))
+	for _, f := range h.flows() {
+		if f.Kind == "host" && f.State != "established" {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+// defaultRoute takes the host's only way out, or gives it back.
+func (h *host) defaultRoute(there bool) {
+	h.Helper()
+	route := &netlink.Route{LinkIndex: h.uplink, Gw: router.AsSlice()}
+	if there {
+		must(h.TB, netlink.RouteAdd(route))
+	} else {
+		must(h.TB, netlink.RouteDel(route))
+	}
+}
+
+// Without a route the FIB says of every address what it says of the host's own. None is
+// taken for the host's, and what was tried meanwhile does not stick.
+func TestPrivilegedWithoutRoute(t *testing.T) {
+	h := newHost(t, true)
+	must(t, h.dp.SetLocalAddrs([]netip.Addr{hostAddr, gateway}, nil))
+	h.publish(loader.TCP, netip.Addr{}, 443, 443)
+	foreign := netip.MustParseAddr("8.8.8.8")
+	h.defaultRoute(false)
+	p := fromOutside(tcp, syn, router, 4001, foreign, 443)
+	h.expect(loader.FromUplink, h.uplink, p, loader.Pass, &p)
+	q := fromA(tcp, syn, 4001, foreign, 443)
+	h.expect(loader.FromContainer, h.a, q, loader.Pass, &q)
+	d := fromA(udp, 0, 5000, remote, 51820)
+	h.expect(loader.FromContainer, h.a, d, loader.Pass, &d)
+	h.reply(fromOutside(tcp, syn, router, 4002, hostAddr, 443)) // the host's own address is known
+	local, err := h.dp.LocalAddrs()
+	must(t, err)
+	if len(local) != 2 {
+		t.Errorf("known as local: %v", local)
+	}
+	h.defaultRoute(true)
+	h.expect(loader.FromContainer, h.a, d, loader.Redirect, nil)
+}
+
+// A conversation inside, by way of an address that the host loses, ends within a second.
+func TestPrivilegedInsideEndsWithAddress(t *testing.T) {
+	for _, fast := range []bool{true, false} {
+		h := newHost(t, fast)
+		h.publish(loader.UDP, netip.Addr{}, 8080, 80)
+		ask := packet{smac: bMAC.String(), dmac: bridgeMAC.String(), proto: udp, ttl: 64,
+			src: netip.AddrPortFrom(containerB, 5000), dst: netip.AddrPortFrom(hostAddr2, 8080), payload: "x"}
+		h.expect(loader.FromContainer, h.b, ask, loader.Redirect, nil)
+		h.delAddr("up0", hostAddr2.String()+"/24")
+		must(t, h.dp.SetClockOffset(seconds(2)))
+		_, got := h.run(loader.FromContainer, h.b, ask)
+		if got.dst.Addr() == containerA {
+			t.Errorf("fast=%v: goes on to %v", fast, got.dst)
+		}
 	}
 }

@@ -110,3 +110,16 @@ func TestPrivilegedFragmentsInside(t *testing.T) {
 	follows(t, h.expect(loader.FromContainer, h.a, first, loader.Redirect, nil),
 		h.expect(loader.FromContainer, h.a, later, loader.Redirect, nil), later)
 }
+
+// An identification that is used again, for a datagram of the host's, is not the container's.
+func TestPrivilegedFragmentIdentificationAgain(t *testing.T) {
+	h := newHost(t, true)
+	h.publish(loader.UDP, netip.Addr{}, 8080, 80)
+	first, _ := fragments(fromOutside(udp, 0, remote, 4000, hostAddr, 8080))
+	h.reply(first)
+	for _, port := range []uint16{2049, 33000} { // one that translations may use, one that none does
+		first, later := fragments(fromOutside(udp, 0, remote, 4000, hostAddr, port))
+		h.expect(loader.FromUplink, h.uplink, first, loader.Pass, &first)
+		h.expect(loader.FromUplink, h.uplink, later, loader.Pass, &later)
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/ebnet/ebnet/loader"
 )
 
@@ -55,6 +57,25 @@ func TestPrivilegedRouted(t *testing.T) {
 		request.dst = netip.AddrPortFrom(hostAddr, 80)
 		h.expect(loader.FromUplink, h.uplink, request, loader.Pass, &request) // the host's port is its own
 	})
+}
+
+// A UDP port of a routed network that is unpublished stays closed while the container goes on.
+func TestPrivilegedRoutedUnpublish(t *testing.T) {
+	h := newHost(t, true)
+	h.setNetwork(func(n *loader.Network) { n.Routed = true })
+	pub := loader.Publication{Slot: 10, Protocol: loader.UDP, HostAddr: containerA, HostPort: 80, Count: 1,
+		Network: 1, Ifindex: h.a, MAC: aMAC, Addr: containerA, Port: 80}
+	must(t, h.dp.Publish(pub))
+	request := fromOutside(udp, 0, remote, 4000, containerA, 80)
+	h.reply(request)
+	h.expect(loader.FromContainer, h.a, fromA(udp, 0, 80, remote, 4000), loader.Redirect, nil)
+	must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+	h.expectDrop(loader.FromUplink, h.uplink, request, "direct-access")
+	h.expectDrop(loader.FromContainer, h.a, fromA(udp, 0, 80, remote, 4000), "unpublished")
+	h.expectDrop(loader.FromUplink, h.uplink, request, "direct-access")
+	_, err := h.dp.FlushFlows(func(loader.Flow) bool { return true })
+	must(t, err)
+	h.expectDrop(loader.FromContainer, h.a, fromA(udp, 0, 80, remote, 4000), "unpublished")
 }
 
 // A published port of a routed network is open to other networks too, at its own address.
@@ -184,6 +205,40 @@ func TestPrivilegedSide(t *testing.T) {
 		}
 		h.expectDrop(loader.ToUplink, h.uplink, fromA(tcp, syn, 5000, remote, 80), "not-uplink")
 	})
+}
+
+// A side device does not speak for the internet.
+func TestPrivilegedSideForges(t *testing.T) {
+	h := newHost(t, true)
+	side := h.link(&netlink.Bridge{LinkAttrs: attrs("docker0", uplinkMAC)}, "172.17.0.1/16")
+	must(t, h.dp.PutUplink(loader.Uplink{Ifindex: side, Addrs: []netip.Addr{netip.MustParseAddr("172.17.0.1")}, MTU: 1500, Side: true}))
+	h.expect(loader.FromContainer, h.a, fromA(udp, 0, 5000, remote, 53), loader.Redirect, nil)
+	answer := fromOutside(udp, 0, remote, 53, hostAddr, 5000)
+	h.expectDrop(loader.FromUplink, side, answer, "spoofed-address")
+	h.reply(answer)
+}
+
+// Ports that are used up with one source address are free with another.
+func TestPrivilegedExhaustionByAddress(t *testing.T) {
+	h := newHost(t, true)
+	var few loader.PortSet
+	few.Add(2000, 2)
+	must(t, h.dp.SetSourcePorts(&few))
+	for i := range 2 {
+		h.expect(loader.FromContainer, h.a, fromA(tcp, syn, uint16(40000+i), remote, 443), loader.Redirect, nil)
+	}
+	h.expectDrop(loader.FromContainer, h.a, fromA(tcp, syn, 40002, remote, 443), "no-source-port")
+	h.setNetwork(func(n *loader.Network) { n.SNAT = hostAddr2 })
+	h.expect(loader.FromContainer, h.a, fromA(tcp, syn, 40003, remote, 443), loader.Redirect, nil)
+}
+
+// An internal network reaches its gateway, and no other address of the host.
+func TestPrivilegedInternalGateway(t *testing.T) {
+	h := newHost(t, true)
+	h.setNetwork(func(n *loader.Network) { n.Internal = true })
+	p := fromA(udp, 0, 5000, gateway, 53)
+	h.expect(loader.FromContainer, h.a, p, loader.Pass, &p)
+	h.expectDrop(loader.FromContainer, h.a, fromA(udp, 0, 5000, hostAddr, 53), "internal")
 }
 
 func TestPrivilegedBroadcastIsNotTheHost(t *testing.T) {
