@@ -14,9 +14,10 @@ import (
 const streamPeriod = 3 * time.Millisecond
 
 // side is one end of a stream: it counts up in the datagrams it sends, and
-// keeps the highest number it has received.
+// keeps the highest number it has received, and how many.
 type side struct {
 	sent, received atomic.Uint64
+	count          atomic.Uint64
 	peer           atomic.Pointer[netip.AddrPort] // nil until known
 }
 
@@ -95,6 +96,7 @@ func (s *side) receive(pc *net.UDPConn, only netip.AddrPort) {
 		if number := binary.BigEndian.Uint64(buf); number > s.received.Load() {
 			s.received.Store(number)
 		}
+		s.count.Add(1)
 	}
 }
 
@@ -118,6 +120,15 @@ func (s *Stream) WaitFlowing(tb testing.TB) {
 	}
 	tb.Fatalf("udp stream does not flow: client %d sent, %d received; server %d sent, %d received",
 		s.client.sent.Load(), s.client.received.Load(), s.server.sent.Load(), s.server.received.Load())
+}
+
+// Lost is how many datagrams have not come, of those up to the highest number that has.
+func (s *Stream) Lost() (lost uint64) {
+	for _, side := range []*side{&s.client, &s.server} {
+		received := side.received.Load() // before the count, which follows it
+		lost += received - min(received, side.count.Load())
+	}
+	return lost
 }
 
 // Cut notes what has been sent until now, see [Cut.Check].
