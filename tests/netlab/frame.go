@@ -74,12 +74,7 @@ func (f Frame) bytes() []byte {
 	src, dst := f.Src.Addr().As4(), f.Dst.Addr().As4()
 	copy(ip[12:], src[:])
 	copy(ip[16:], dst[:])
-	var sum uint32
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
-	}
-	sum = sum>>16 + sum&0xffff
-	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum>>16+sum))
+	binary.BigEndian.PutUint16(ip[10:], ^fold(sum(ip)))
 	return append(append(b, ip...), content...)
 }
 

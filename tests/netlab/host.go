@@ -79,6 +79,11 @@ type Status struct {
 		Attach   string `json:"attach"` // "tcx" or "clsact"
 		FastPath bool   `json:"fast_path"`
 	} `json:"features"`
+	Maps []struct {
+		Name string `json:"name"`
+		Used int    `json:"used"`
+		Max  int    `json:"max"`
+	} `json:"maps"`
 	Drops []struct {
 		Endpoint string `json:"endpoint"`
 		Reason   string `json:"reason"`
