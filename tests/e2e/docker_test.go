@@ -39,6 +39,7 @@ func TestPrivilegedDocker(t *testing.T) {
 			reaches(t, s.w1.Node, p, server, netlab.HostAddr)
 			reaches(t, s.Internet, p, ebnet, netlab.InternetAddr)
 			reaches(t, s.w2.Node, p, ebnet, s.w2.Addr)
+			reaches(t, s.w2.Node, p, docker, s.w2.Addr)
 			reaches(t, theirs, p, ebnet, theirAddr)
 			isBlocked(t, s.w1.Node, p, at(theirAddr, containerPort), service)
 			isBlocked(t, theirs, p, at(s.w1.Addr, containerPort), s.at1)
@@ -48,7 +49,7 @@ func TestPrivilegedDocker(t *testing.T) {
 		t.Run("all at once", func(t *testing.T) {
 			var wg sync.WaitGroup
 			for from, to := range map[*netlab.Node][]netip.AddrPort{
-				theirs: {server, ebnet}, s.Internet: {docker, ebnet}, s.w1.Node: {server, ebnet}, s.w2.Node: {ebnet},
+				theirs: {server, ebnet}, s.Internet: {docker, ebnet}, s.w1.Node: {server, docker}, s.w2.Node: {docker, ebnet},
 			} {
 				for _, to := range to {
 					wg.Go(func() { bulk(t, from, to, 4<<20) })
