@@ -50,8 +50,8 @@ func (f Frame) datagram() []byte {
 	return append(b, f.Payload...)
 }
 
-// bytes encodes the frame.
-func (f Frame) bytes() []byte {
+// Bytes encodes the frame.
+func (f Frame) Bytes() []byte {
 	b := append(append([]byte{}, f.To...), f.From...)
 	if f.VLAN != 0 {
 		b = binary.BigEndian.AppendUint16(b, unix.ETH_P_8021Q)
@@ -81,6 +81,12 @@ func (f Frame) bytes() []byte {
 // Forge sends a frame by a device of the namespace.
 func (n *Node) Forge(tb testing.TB, device string, f Frame) {
 	tb.Helper()
+	n.ForgeBytes(tb, device, f.Bytes())
+}
+
+// ForgeBytes is [Node.Forge] for a frame of any kind.
+func (n *Node) ForgeBytes(tb testing.TB, device string, frame []byte) {
+	tb.Helper()
 	err := n.Do(func() error {
 		link, err := net.InterfaceByName(device)
 		if err != nil {
@@ -91,7 +97,7 @@ func (n *Node) Forge(tb testing.TB, device string, f Frame) {
 			return err
 		}
 		defer unix.Close(fd)
-		return unix.Sendto(fd, f.bytes(), 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
 	})
 	if err != nil {
 		tb.Fatalf("send a frame by %s of %s: %v", device, n.Name, err)
