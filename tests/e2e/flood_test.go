@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,7 +18,7 @@ const (
 	floodLimit  = 30 * time.Second
 	manyFlows   = 200_000
 	crowdSize   = 1000
-	unhurried   = 3 * time.Millisecond // from one connection of a crowd to the next
+	smallTable  = 8192 // conversations
 )
 
 // TestPrivilegedFlood: floods of forged sources against published ports end no
@@ -33,7 +32,7 @@ func TestPrivilegedFlood(t *testing.T) {
 		s.Internet.SetSysctl(t, "net/ipv4/ip_forward", "0") // answers to forged sources end there
 		s.Host.Ebnet(t, "expose", s.w1.Endpoint, "8080:80/tcp", "8081:81/udp", "8082:82/udp")
 		answerHello(t, s.w1.Node, 81)
-		crowd := newCrowd(t, s.Internet, at(netlab.HostAddr, 8080), unhurried)
+		crowd := newCrowd(t, s.Internet, at(netlab.HostAddr, 8080))
 		stream := s.Internet.Stream(t, netip.AddrPort{}, at(netlab.HostAddr, 8082), s.w1.Node, 82)
 		stream.WaitFlowing(t)
 		for _, protocol := range protocols {
@@ -58,7 +57,7 @@ func TestPrivilegedFlood(t *testing.T) {
 func TestPrivilegedFloodOfContainer(t *testing.T) {
 	eachMode(t, func(t *testing.T, s *site) {
 		server := at(netlab.InternetAddr, internetPort)
-		crowd := newCrowd(t, s.w1.Node, server, unhurried)
+		crowd := newCrowd(t, s.w1.Node, server)
 		stream := s.w1.Stream(t, netip.AddrPort{}, at(netlab.InternetAddr, 7100), s.Internet, 7100)
 		stream.WaitFlowing(t)
 		peers := netip.MustParsePrefix("198.18.0.0/24")
@@ -85,20 +84,58 @@ func TestPrivilegedFloodOfContainer(t *testing.T) {
 				under(t, s.w2.Node, flood, others)
 			}
 		})
-		logTables(t, s)
 		others()
 		stream.WaitFlowing(t)
 		crowd.check(t)
 	})
 }
 
-// logTables logs how full the tables of conversations are.
-func logTables(t *testing.T, s *site) {
+// confirmed is how many entries there are of confirmed conversations, two of each.
+func confirmed(t *testing.T, s *site) int {
 	t.Helper()
 	for _, m := range s.Host.Status(t).Maps {
-		if strings.HasPrefix(m.Name, "flows") {
-			t.Logf("%s: %d of %d entries used", m.Name, m.Used, m.Max)
+		if m.Name == "flows" {
+			return m.Used
 		}
+	}
+	t.Fatal("status shows no map flows")
+	return 0
+}
+
+// TestPrivilegedShare: a container whose conversations all count as confirmed does not fill
+// the table for the others: there is room for another's, and a flood does not end them.
+func TestPrivilegedShare(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode[2:], func(t *testing.T) {
+			l := netlab.New(t)
+			l.Host.Up(t, "--max-flows", fmt.Sprint(smallTable))
+			s := newSite(t, l, mode)
+			peers := netip.MustParsePrefix("198.18.0.0/24")
+			flood := netlab.Flood{Protocol: "udp", Device: "eth0", From: s.w2.MAC(t, "eth0"), To: s.Host.MAC(t, "ebnet0"),
+				Next: toAnybody(at(s.w2.Addr, 4000), peers), Frames: 2 * smallTable, Limit: floodLimit}
+			stop := make(chan struct{})
+			defer close(stop)
+			if err := s.Internet.Reflect(netlab.InternetLink, peers, stop); err != nil {
+				t.Fatal(err)
+			}
+			for range 5 { // over more than two seconds: streams
+				if _, err := s.w2.Flood(flood); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+			}
+			if n := confirmed(t, s); n < smallTable/2 || n > smallTable+smallTable/64 {
+				t.Errorf("%d entries of confirmed conversations, want %d: half of the table", n, smallTable)
+			}
+			crowd := newCrowd(t, s.w1.Node, at(netlab.InternetAddr, internetPort))
+			flood.Frames = manyFlows
+			under(t, s.w2.Node, flood, func() {
+				for _, p := range protocols {
+					reaches(t, s.w1.Node, p, at(netlab.InternetAddr, internetPort), netlab.HostAddr)
+				}
+			})
+			crowd.check(t)
+		})
 	}
 }
 
@@ -178,7 +215,7 @@ type crowd struct {
 	wg     sync.WaitGroup
 }
 
-func newCrowd(t *testing.T, from *netlab.Node, to netip.AddrPort, pace time.Duration) *crowd {
+func newCrowd(t *testing.T, from *netlab.Node, to netip.AddrPort) *crowd {
 	t.Helper()
 	c := &crowd{stop: make(chan struct{})}
 	t.Cleanup(c.close)
@@ -191,7 +228,6 @@ func newCrowd(t *testing.T, from *netlab.Node, to netip.AddrPort, pace time.Dura
 		if err := e.Say("I am here"); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
-		time.Sleep(pace)
 	}
 	c.talk()
 	return c
