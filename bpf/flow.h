@@ -282,6 +282,9 @@ static __noinline int flow_confirm(struct flow *f, struct tuple *key)
 		unconfirm(s);
 		return 0;
 	}
+	/* Whoever ended it meanwhile has not seen the reply direction. */
+	if (!bpf_map_lookup_elem(&flows, &s->orig_key))
+		bpf_map_delete_elem(&flows, &s->reply_key);
 	bpf_map_delete_elem(&flows_new, &s->orig_key);
 	bpf_map_delete_elem(&flows_new, &s->reply_key);
 	return 0;

@@ -177,6 +177,44 @@ func TestPrivilegedRaceConfirming(t *testing.T) {
 	})
 }
 
+// While one CPU opens and confirms conversations, another ends all that it finds: what is
+// left is whole, and the count of the owner's share is right.
+func TestPrivilegedRaceEnding(t *testing.T) {
+	h := newHost(t, true)
+	h.reply(fromOutside(tcp, syn|ack, remote, 80, hostAddr, h.expect(loader.FromContainer, h.a,
+		fromA(tcp, syn, 4999, remote, 80), loader.Redirect, nil).src.Port())) // what both CPUs use is open by now
+	must(t, h.dp.ForgetAll())
+	h.onTwoCPUs(60, func() {
+		if err := h.dp.CheckPairs(); err != nil {
+			t.Error(err)
+		}
+		if n, held := h.confirmed(), h.share(1).Held; n != held {
+			t.Errorf("%d conversations are confirmed, and %d are counted", n, held)
+		}
+	}, func(cpu, _ int) {
+		if cpu == 1 {
+			for range 10 {
+				if err := h.dp.ForgetAll(); err != nil {
+					t.Error(err)
+				}
+			}
+			return
+		}
+		for i := range uint16(100) {
+			sent, _ := h.out(fromA(tcp, syn, 5000+i, remote, 80))
+			answer := fromOutside(tcp, syn|ack, remote, 80, hostAddr, sent.src.Port()).frame()
+			if _, _, err := h.dp.Run(loader.FromUplink, answer, loader.RunContext{Ifindex: h.uplink}); err != nil {
+				t.Error(err)
+			}
+			h.out(fromA(tcp, ack, 5000+i, remote, 80))
+		}
+	})
+	must(t, h.dp.ForgetAll())
+	if held := h.share(1).Held; held != 0 {
+		t.Errorf("%d are counted when there is none", held)
+	}
+}
+
 // confirm waits until conversations 5000 and up are confirmed. The move to the table that
 // nothing evicts fails where the kernel's allocator has nothing left at the moment, and
 // the next packet, of either direction, tries again.
