@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/ebnet/ebnet/loader"
 )
@@ -82,4 +83,24 @@ func BenchmarkLoad(b *testing.B) {
 		must(b, loader.Remove(dir))
 		b.StartTimer()
 	}
+}
+
+// BenchmarkSweep is the timer's round, and how often it comes round, with 100,000
+// conversations.
+func BenchmarkSweep(b *testing.B) {
+	const flows = 100_000
+	h := newHostWith(b, loader.Config{FastPath: true, MaxFlows: 256 << 10, Secret: 7})
+	for i := range flows {
+		h.handshake(uint16(2000+i%30000), remote, uint16(80+i/30000))
+	}
+	var took time.Duration
+	rounds := max(b.N, 20)
+	for range rounds {
+		time.Sleep(250 * time.Millisecond)
+		s, err := h.dp.Sweep()
+		must(b, err)
+		took += s.Took
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(took.Microseconds())/float64(rounds), "us/round")
 }
