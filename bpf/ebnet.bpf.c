@@ -81,7 +81,7 @@ __noinline int open_to_host(struct __sk_buff *skb, struct packet *pkt, struct hi
 	if (port_published(pkt->tuple.proto, pkt->tuple.dport))
 		ret = publish(skb, pkt, hit, 1);
 	if (ret == TO_STACK)
-		return known ? TO_STACK : open_local(skb, pkt, hit);
+		return known || !others_here() ? TO_STACK : open_local(skb, pkt, hit);
 	return ret ? ret : deliver_inside(skb, pkt, hit);
 }
 
@@ -100,6 +100,8 @@ static __always_inline int to_host(struct __sk_buff *skb, struct packet *pkt, st
 	if (pkt->error)
 		return (ret = error_inside(skb, pkt, hit)) ? ret : TO_STACK;
 	if (!trackable(pkt) || pkt->tuple.proto == IPPROTO_ICMP)
+		return TO_STACK;
+	if (pkt->ported && !port_published(pkt->tuple.proto, pkt->tuple.dport) && !others_here())
 		return TO_STACK;
 	ret = conversation(pkt, pkt->ifindex, hit);
 	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
