@@ -81,7 +81,7 @@ __noinline int open_to_host(struct __sk_buff *skb, struct packet *pkt, struct hi
 	if (port_published(pkt->tuple.proto, pkt->tuple.dport))
 		ret = publish(skb, pkt, hit, 1);
 	if (ret == TO_STACK)
-		return known || !others_here() ? TO_STACK : open_local(skb, pkt, hit);
+		return known ? TO_STACK : open_local(skb, pkt, hit);
 	return ret ? ret : deliver_inside(skb, pkt, hit);
 }
 
@@ -101,12 +101,22 @@ static __always_inline int to_host(struct __sk_buff *skb, struct packet *pkt, st
 		return (ret = error_inside(skb, pkt, hit)) ? ret : TO_STACK;
 	if (!trackable(pkt) || pkt->tuple.proto == IPPROTO_ICMP)
 		return TO_STACK;
-	if (pkt->ported && !port_published(pkt->tuple.proto, pkt->tuple.dport) && !others_here())
-		return TO_STACK;
 	ret = conversation(pkt, pkt->ifindex, hit);
 	if (ret == FLOW_HIT && hit->kind == FLOW_HAIRPIN)
 		return deliver_inside(skb, pkt, hit);
 	return open_to_host(skb, pkt, hit, ret == FLOW_HIT);
+}
+
+/* answers_side: is it for a device where endpoints only answer, and an answer? With the fast
+ * path it would not be new.
+ */
+static __always_inline int answers_side(struct packet *pkt, struct hit *hit, __u32 oif)
+{
+	if (!may_leave(oif, 1))
+		return 0;
+	if (pkt->error)
+		return 1;
+	return !fast_path && trackable(pkt) && conversation(pkt, pkt->ifindex, hit) == FLOW_HIT;
 }
 
 /* forward_new decides about a packet of an endpoint that no flow knows. */
@@ -121,7 +131,7 @@ static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt
 	    !(fib = found()))
 		return to_host(skb, pkt, hit, net); /* or the kernel says unreachable */
 	oif = fib->ifindex;
-	if (!may_leave(oif, pkt->error || !fast_path)) /* else to_uplink knows what it answers */
+	if (!may_leave(oif, 0) && !answers_side(pkt, hit, oif))
 		return -DROP_NOT_UPLINK;
 	if (net->flags & NET_INTERNAL)
 		return -DROP_INTERNAL;
@@ -332,7 +342,10 @@ int from_bridge(struct __sk_buff *skb)
 	if (!routed(find_route(skb, pkt, &pkt->tuple, skb->ifindex, 0)) || !(fib = found()))
 		return TC_ACT_UNSPEC;
 	oif = fib->ifindex;
-	if (!bpf_map_lookup_elem(&uplinks, &oif) || needs_kernel(skb, pkt, oif))
+	if (!may_leave(oif, 1) || needs_kernel(skb, pkt, oif))
+		return TC_ACT_UNSPEC;
+	/* To another engine's containers: our answers; what that engine translates is its own. */
+	if (!may_leave(oif, 0) && conversation(pkt, ANY_DEVICE, hit) != FLOW_HIT)
 		return TC_ACT_UNSPEC;
 	hit->xlat = pkt->tuple;
 	if ((ret = rewrite(skb, pkt, hit, 1)))
@@ -355,6 +368,8 @@ static __always_inline int translate_out(struct __sk_buff *skb, struct packet *p
 		return -DROP_RETIRED;
 	if (ret == FLOW_HIT && leave_inside(pkt, hit) == FLOW_HIT)
 		ret = check_source_kept(skb, pkt, hit);
+	else if (!may_leave(pkt->ifindex, pkt->error))
+		return TO_STACK; /* was for the host, and another engine published it */
 	else
 		ret = pkt->error ? error_out(skb, pkt, hit)
 				 : masquerade(skb, pkt, hit, pkt->ifindex);
@@ -458,7 +473,12 @@ static __always_inline int reach_inner(struct __sk_buff *skb, struct packet *pkt
 		if (net->flags & NET_ROUTED)
 			return open_in(skb, pkt, hit, inner);
 	}
-	return network_of(&pkt->tuple.src) ? -DROP_SPOOFED_ADDR : -DROP_DIRECT;
+	if (network_of(&pkt->tuple.src))
+		return -DROP_SPOOFED_ADDR;
+	/* What another engine on this host published answers by its own address until the host has
+	 * translated it back: to_bridge knows it then.
+	 */
+	return may_leave(pkt->ifindex, 0) ? -DROP_DIRECT : TO_STACK;
 }
 
 /* from_outside: is it an answer, or for a published port, or the host's? */

@@ -98,14 +98,6 @@ static __always_inline int host_in(struct __sk_buff *skb, struct packet *pkt, st
 	return ret ? ret : TO_STACK;
 }
 
-/* others_here: is there another engine on this host? */
-static __always_inline int others_here(void)
-{
-	__u32 zero = 0, *n = bpf_map_lookup_elem(&sides, &zero);
-
-	return n && *n;
-}
-
 /* open_local tracks what an endpoint sends to one of the host's addresses. Where the host
  * is the one to answer nobody asks for it; but what another engine on this host translates
  * (a port that it published) is answered by way of the host's forwarding, which to_bridge

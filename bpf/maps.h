@@ -195,16 +195,6 @@ struct {
 	__type(value, __u32);
 } exhausted SEC(".maps");
 
-/* How many devices lead to others on this host (UPLINK_SIDE): where there are none, what
- * endpoints say to the host need not be tracked. Written by Go, read by from_container.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} sides SEC(".maps");
-
 /* Dropped packets by device and reason. Written by the programs, summed by Go. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);

@@ -332,7 +332,6 @@ const (
 	datapathMapScratch               = "scratch"
 	datapathMapServices              = "services"
 	datapathMapShares                = "shares"
-	datapathMapSides                 = "sides"
 	datapathMapSources               = "sources"
 	datapathMapSubnets               = "subnets"
 	datapathMapSweepQueue            = "sweep_queue"
@@ -455,7 +454,6 @@ type datapathMapSpecs struct {
 	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Shares     *ebpf.MapSpec `ebpf:"shares"`
-	Sides      *ebpf.MapSpec `ebpf:"sides"`
 	Sources    *ebpf.MapSpec `ebpf:"sources"`
 	Subnets    *ebpf.MapSpec `ebpf:"subnets"`
 	SweepQueue *ebpf.MapSpec `ebpf:"sweep_queue"`
@@ -520,7 +518,6 @@ type datapathMaps struct {
 	Scratch    *ebpf.Map `ebpf:"scratch"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Shares     *ebpf.Map `ebpf:"shares"`
-	Sides      *ebpf.Map `ebpf:"sides"`
 	Sources    *ebpf.Map `ebpf:"sources"`
 	Subnets    *ebpf.Map `ebpf:"subnets"`
 	SweepQueue *ebpf.Map `ebpf:"sweep_queue"`
@@ -546,7 +543,6 @@ func (m *datapathMaps) Close() error {
 		m.Scratch,
 		m.Services,
 		m.Shares,
-		m.Sides,
 		m.Sources,
 		m.Subnets,
 		m.SweepQueue,

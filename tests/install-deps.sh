@@ -33,6 +33,12 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
+# Tests start the services that they need, in namespaces of their own; here none shall start.
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+	chmod 0755 /usr/sbin/policy-rc.d
+	trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+fi
 install() { apt-get install -y -q --no-install-recommends "${missing[@]}"; }
 # The lists may be missing, or too old to find what they name.
 { install || { apt-get update -q && install; }; } >&2

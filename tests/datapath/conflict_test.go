@@ -151,7 +151,6 @@ func TestPrivilegedInnerTupleFromOutside(t *testing.T) {
 		ask := fromA(udp, 0, 6000, hostAddr, 8080)
 		ask.smac, ask.src = bMAC.String(), netip.AddrPortFrom(containerB, 6000)
 		h.expect(loader.FromContainer, h.b, ask, loader.Redirect, nil) // hairpin
-		h.besideOthers()
 		local := fromA(udp, 0, 7000, hostAddr, 5454)
 		h.expect(loader.FromContainer, h.a, local, loader.Pass, &local)
 		for _, p := range []packet{
@@ -177,7 +176,6 @@ func TestPrivilegedInnerTupleFromOutside(t *testing.T) {
 // another engine translates it; nothing else that the host forwards comes in.
 func TestPrivilegedForwardedAnswer(t *testing.T) {
 	h := newHost(t, true)
-	h.besideOthers()
 	ask := fromA(tcp, syn, 5000, hostAddr, 8888)
 	h.expect(loader.FromContainer, h.a, ask, loader.Pass, &ask)
 	answer := packet{smac: bridgeMAC.String(), dmac: aMAC.String(), proto: tcp, flags: syn | ack, ttl: 63,
@@ -274,25 +272,5 @@ func TestPrivilegedInsideEndsWithAddress(t *testing.T) {
 		if got.dst.Addr() == containerA {
 			t.Errorf("fast=%v: goes on to %v", fast, got.dst)
 		}
-	}
-}
-
-// Where there are no others nothing is remembered of what a container says to the host.
-func TestPrivilegedHostAlone(t *testing.T) {
-	h := newHost(t, true)
-	p := fromA(udp, 0, 5000, hostAddr, 53)
-	h.expect(loader.FromContainer, h.a, p, loader.Pass, &p)
-	if n := len(h.flows()); n != 0 {
-		t.Errorf("%d flows", n)
-	}
-	h.besideOthers()
-	h.expect(loader.FromContainer, h.a, p, loader.Pass, &p)
-	if n := len(h.flows()); n != 1 {
-		t.Errorf("%d flows beside others", n)
-	}
-	must(t, h.dp.DeleteUplink(docker0))
-	h.expect(loader.FromContainer, h.a, fromA(udp, 0, 5001, hostAddr, 53), loader.Pass, nil)
-	if n := len(h.flows()); n != 1 {
-		t.Errorf("%d flows when they are gone", n)
 	}
 }

@@ -115,12 +115,6 @@ func (h *host) links() {
 	must(h.TB, os.WriteFile("/proc/sys/net/ipv4/conf/ebnet0/forwarding", []byte("1"), 0))
 }
 
-// besideOthers puts a device of another engine on the host; the loopback device stands for it.
-func (h *host) besideOthers() {
-	h.Helper()
-	must(h.TB, h.dp.PutUplink(loader.Uplink{Ifindex: docker0, MTU: 1500, Side: true}))
-}
-
 // docker0 is the device that stands for another engine's.
 const docker0 = 1
 

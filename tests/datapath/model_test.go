@@ -48,7 +48,6 @@ func newModelLab(h *host) *modelLab {
 		{Slot: 2, Ifindex: h.b, Addrs: []netip.Addr{containerB}},
 		{Slot: 3, Ifindex: h.othr, Addrs: []netip.Addr{otherNet}},
 	}}
-	h.besideOthers() // so that what endpoints say to the host is tracked
 	for i := range spareVeths {
 		name := fmt.Sprintf("vebs%d", i)
 		l.veths = append(l.veths, h.link(&netlink.Veth{LinkAttrs: attrs(name, nil), PeerName: name + "p"}, ""))
