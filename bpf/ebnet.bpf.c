@@ -165,14 +165,9 @@ __noinline int other_network(struct __sk_buff *skb, struct packet *pkt, struct h
  */
 static __always_inline int leave_inside(struct packet *pkt, const struct hit *hit)
 {
-	struct tuple key = pkt->tuple;
-	struct flow *f;
-
 	if (hit->kind != FLOW_HAIRPIN && hit->kind != FLOW_LOCAL)
 		return FLOW_HIT;
-	f = flow_get(&key);
-	if (f)
-		flow_delete_pair(f, &key);
+	flow_end(pkt);
 	return FLOW_MISS;
 }
 
@@ -182,19 +177,13 @@ static __always_inline int leave_inside(struct packet *pkt, const struct hit *hi
 __noinline int still_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 			    __u32 bridge)
 {
-	struct tuple key;
-	struct flow *f;
-
 	if (!pkt || !hit)
 		return 0;
 	if ((__u32)pkt->now - hit->way_checked < hz)
 		return 1;
 	if (routed(ask_about(skb, pkt, &pkt->tuple.dst, bridge)))
 		return leave_inside(pkt, hit) == FLOW_HIT;
-	key = pkt->tuple;
-	f = flow_get(&key);
-	if (f)
-		f->way_checked = pkt->now;
+	way_kept(pkt);
 	return 1;
 }
 

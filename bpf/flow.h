@@ -133,16 +133,6 @@ static __always_inline int flow_delete(const struct tuple *key)
 	return !err;
 }
 
-/* count_confirmed keeps the number of conversations in flows. */
-static __always_inline void count_confirmed(__s64 change)
-{
-	__u32 zero = 0;
-	struct sweeper *sw = bpf_map_lookup_elem(&sweepers, &zero);
-
-	if (sw)
-		__sync_fetch_and_add(&sw->confirmed, change);
-}
-
 /* share_return gives the owner of a slot the room of a confirmed conversation back. The
  * shares of a slot begin anew with each generation.
  */
@@ -152,7 +142,6 @@ static __always_inline void share_return(__u32 slot, __u32 gen)
 
 	if (share && generation(slot) == gen)
 		__sync_fetch_and_add(&share->held, -1);
-	count_confirmed(-1);
 }
 
 /* share_take takes room for one, if f's owner has not too much already: one endpoint must
@@ -168,7 +157,6 @@ static __always_inline int share_take(struct flow *f)
 		return 0;
 	if (share->held < (__s32)flows_share) {
 		__sync_fetch_and_add(&share->held, 1);
-		count_confirmed(1);
 		return 1;
 	}
 	if (!f->refused) {
@@ -205,6 +193,26 @@ static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 	return 0;
 }
 
+/* flow_end ends the conversation that the packet belongs to. */
+static __always_inline void flow_end(const struct packet *pkt)
+{
+	struct tuple key = pkt->tuple;
+	struct flow *f = flow_get(&key);
+
+	if (f)
+		flow_delete_pair(f, &key);
+}
+
+/* way_kept notes that the packet's flow has been looked at, for a second. */
+static __always_inline void way_kept(const struct packet *pkt)
+{
+	struct tuple key = pkt->tuple;
+	struct flow *f = flow_get(&key);
+
+	if (f)
+		f->way_checked = pkt->now;
+}
+
 /* is_tombstone: of what is void, does this keep its tuple closed? See flow_void(). */
 static __always_inline int is_tombstone(const struct flow *f)
 {
@@ -216,15 +224,13 @@ static __always_inline int stand_in_line(struct scratch *s)
 {
 	__u32 zero = 0;
 	struct sweeper *sw = bpf_map_lookup_elem(&sweepers, &zero);
-	int err;
 
 	if (!sw)
 		return -1;
 	s->place = __sync_fetch_and_add(&sw->tail, 1);
 	s->queued.orig_key = s->orig_key;
 	s->queued.created = s->orig.created;
-	err = bpf_map_update_elem(&sweep_queue, &s->place, &s->queued, BPF_NOEXIST);
-	return err;
+	return bpf_map_update_elem(&sweep_queue, &s->place, &s->queued, BPF_NOEXIST);
 }
 
 /* unconfirm takes the original direction back out of flows. */

@@ -50,6 +50,19 @@ static __always_inline int host_conflict(struct packet *pkt)
 	return f && !flow_stale(f, pkt->now);
 }
 
+/* open_plain opens s->opening with a translation that changes nothing but, if need be, the
+ * source port, and without a way out: the host sends these itself.
+ */
+static __always_inline int open_plain(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				      struct scratch *s, __u32 choice)
+{
+	s->orig.xlat = pkt->tuple;
+	open_begin(s, pkt, &s->opening);
+	way_unknown(&s->orig);
+	way_unknown(&s->reply);
+	return open_finish(skb, pkt, hit, choice);
+}
+
 /* open_host tracks a conversation of the host, with another port if its own is taken. */
 __noinline int open_host(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
@@ -60,11 +73,7 @@ __noinline int open_host(struct __sk_buff *skb, struct packet *pkt, struct hit *
 		return -DROP_TABLE_FULL;
 	/* Slot 0 is nobody's and stays; and from no device does the host itself come in. */
 	s->opening = (struct opening){ .kind = FLOW_HOST, .orig_iif = ANY_DEVICE };
-	s->orig.xlat = pkt->tuple;
-	open_begin(s, pkt, &s->opening);
-	way_unknown(&s->orig);
-	way_unknown(&s->reply);
-	return open_finish(skb, pkt, hit, PORT_KEPT);
+	return open_plain(skb, pkt, hit, s, PORT_KEPT);
 }
 
 /* translate_host: what leaves by an uplink and is no endpoint's. It is never dropped. */
@@ -122,10 +131,6 @@ __noinline int open_local(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	s->opening.gen = generation(ep->slot);
 	s->opening.orig_iif = pkt->ifindex;
 	s->opening.reply_iif = net->bridge;
-	s->orig.xlat = pkt->tuple;
-	open_begin(s, pkt, &s->opening);
-	way_unknown(&s->orig);
-	way_unknown(&s->reply);
-	open_finish(skb, pkt, hit, PORT_EXACT);
+	open_plain(skb, pkt, hit, s, PORT_EXACT);
 	return TO_STACK;
 }

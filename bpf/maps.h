@@ -23,7 +23,6 @@ struct {
  */
 struct sweeper {
 	struct bpf_timer timer;
-	__u64 confirmed; /* conversations in flows */
 	__u64 head; /* of sweep_queue: the next to look at ... */
 	__u64 tail; /* ... and the next free place */
 	__u64 settled; /* where tail was a round ago: what is before it has been written */

@@ -232,12 +232,9 @@ static __always_inline int lost_address(struct __sk_buff *skb, struct packet *pk
 /* give_up ends a conversation whose address the host has lost. */
 static __always_inline int give_up(struct packet *pkt, const struct hit *hit)
 {
-	struct tuple key = pkt->tuple;
-	struct flow *f = flow_get(&key);
 	struct addr lost = hit->xlat.src;
 
-	if (f)
-		flow_delete_pair(f, &key);
+	flow_end(pkt);
 	bpf_map_delete_elem(&locals, &lost);
 	return -DROP_ADDRESS_GONE;
 }
@@ -256,8 +253,6 @@ static __always_inline int check_source_kept(struct __sk_buff *skb, struct packe
 					     struct hit *hit)
 {
 	struct network *net;
-	struct tuple key;
-	struct flow *f;
 
 	if (!host_sourced(hit) || (__u32)pkt->now - hit->way_checked < hz)
 		return CONTINUE;
@@ -266,10 +261,7 @@ static __always_inline int check_source_kept(struct __sk_buff *skb, struct packe
 		return CONTINUE;
 	if (lost_address(skb, pkt, &hit->xlat.src, net->bridge))
 		return give_up(pkt, hit);
-	key = pkt->tuple;
-	f = flow_get(&key);
-	if (f)
-		f->way_checked = pkt->now;
+	way_kept(pkt);
 	return CONTINUE;
 }
 

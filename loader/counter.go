@@ -146,9 +146,27 @@ func each[K, V any](m *ebpf.Map, yield func(*K, *V) bool) error {
 	}
 }
 
+// Shares lists the slots that have confirmed conversations, or were refused some.
+func (d *Datapath) Shares() ([]Share, error) {
+	m, err := d.pinned("shares")
+	if err != nil {
+		return nil, err
+	}
+	var all []Share
+	if err := each(m, func(slot *uint32, s *datapathShare) bool {
+		if *s != (datapathShare{}) {
+			all = append(all, Share{Slot: *slot, Held: max(0, int(s.Held)), Refused: int(s.Refused)})
+		}
+		return true
+	}); err != nil {
+		return nil, fmt.Errorf("read map shares: %w", err)
+	}
+	return all, nil
+}
+
 // Sweep is the state of the timer that reclaims conversations.
 type Sweep struct {
-	Confirmed int           // conversations in the table
+	Confirmed int           // conversations in its queue
 	Rounds    uint64        // since it was started
 	Took      time.Duration // the last round
 	Longest   time.Duration // of all rounds
@@ -164,5 +182,5 @@ func (d *Datapath) Sweep() (Sweep, error) {
 	if err := m.Lookup(uint32(0), &s); err != nil {
 		return Sweep{}, fmt.Errorf("read map sweepers: %w", permission(err))
 	}
-	return Sweep{Confirmed: int(s.Confirmed), Rounds: s.Rounds, Took: time.Duration(s.Took), Longest: time.Duration(s.Longest)}, nil
+	return Sweep{Confirmed: int(s.Tail - s.Head), Rounds: s.Rounds, Took: time.Duration(s.Took), Longest: time.Duration(s.Longest)}, nil
 }

@@ -277,13 +277,12 @@ type datapathSweeper struct {
 		_ structs.HostLayout
 		_ [16]byte
 	}
-	Confirmed uint64
-	Head      uint64
-	Tail      uint64
-	Settled   uint64
-	Rounds    uint64
-	Took      uint64
-	Longest   uint64
+	Head    uint64
+	Tail    uint64
+	Settled uint64
+	Rounds  uint64
+	Took    uint64
+	Longest uint64
 }
 
 type datapathTuple struct {

@@ -179,23 +179,8 @@ func (d *Datapath) FlushFlows(match func(Flow) bool) (int, error) {
 
 // forgetExhausted lets searches for a source port be made again at once.
 func (d *Datapath) forgetExhausted() error {
-	m, err := d.pinned("exhausted")
-	if err != nil {
-		return err
-	}
-	var keys []datapathServiceKey
-	if err := each(m, func(k *datapathServiceKey, _ *uint32) bool {
-		keys = append(keys, *k)
-		return true
-	}); err != nil {
-		return fmt.Errorf("read map exhausted: %w", err)
-	}
-	for _, k := range keys {
-		if err := d.remove("exhausted", k); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := removeIf(d, "exhausted", func(*datapathServiceKey, *uint32) bool { return true })
+	return err
 }
 
 // forget ends a conversation by the tuple of its first packet. A program does it, since

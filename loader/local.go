@@ -14,35 +14,29 @@ func (d *Datapath) SetLocalAddrs(local, broadcast []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	want := map[datapathAddr]uint32{}
+	want, have := map[datapathAddr]uint32{}, map[datapathAddr]uint32{}
 	for _, a := range broadcast {
 		want[toAddr(a)] = uint32(datapathLocalKindLOCAL_BROADCAST)
 	}
 	for _, a := range local {
 		want[toAddr(a)] = uint32(datapathLocalKindLOCAL_ADDRESS)
 	}
-	var gone []datapathAddr
 	if err := each(m, func(a *datapathAddr, kind *uint32) bool {
-		if want[*a] == 0 {
-			gone = append(gone, *a)
-		} else if want[*a] == *kind {
-			delete(want, *a)
-		}
+		have[*a] = *kind
 		return true
 	}); err != nil {
 		return fmt.Errorf("read map locals: %w", err)
 	}
 	for a, kind := range want {
+		if have[a] == kind {
+			continue
+		}
 		if err := d.put("locals", a, kind); err != nil {
 			return err
 		}
 	}
-	for _, a := range gone {
-		if err := d.remove("locals", a); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = removeIf(d, "locals", func(a *datapathAddr, _ *uint32) bool { return want[*a] == 0 })
+	return err
 }
 
 // LocalAddrs returns the addresses that the datapath takes for the host's own, sorted.
@@ -61,23 +55,5 @@ func (d *Datapath) LocalAddrs() ([]netip.Addr, error) {
 		return nil, fmt.Errorf("read map locals: %w", err)
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
-	return all, nil
-}
-
-// Shares lists the slots that have confirmed conversations, or were refused some.
-func (d *Datapath) Shares() ([]Share, error) {
-	m, err := d.pinned("shares")
-	if err != nil {
-		return nil, err
-	}
-	var all []Share
-	if err := each(m, func(slot *uint32, s *datapathShare) bool {
-		if *s != (datapathShare{}) {
-			all = append(all, Share{Slot: *slot, Held: max(0, int(s.Held)), Refused: int(s.Refused)})
-		}
-		return true
-	}); err != nil {
-		return nil, fmt.Errorf("read map shares: %w", err)
-	}
 	return all, nil
 }

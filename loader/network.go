@@ -113,3 +113,26 @@ func (d *Datapath) remove(name string, key any) error {
 	}
 	return nil
 }
+
+// removeIf deletes the entries for which match returns true, and returns their keys.
+func removeIf[K, V any](d *Datapath, name string, match func(*K, *V) bool) ([]K, error) {
+	m, err := d.pinned(name)
+	if err != nil {
+		return nil, err
+	}
+	var keys []K
+	if err := each(m, func(k *K, v *V) bool {
+		if match(k, v) {
+			keys = append(keys, *k)
+		}
+		return true
+	}); err != nil {
+		return nil, fmt.Errorf("read map %s: %w", name, err)
+	}
+	for _, k := range keys {
+		if err := d.remove(name, k); err != nil {
+			return keys, err
+		}
+	}
+	return keys, nil
+}

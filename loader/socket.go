@@ -133,25 +133,10 @@ type Peer struct {
 // ForgetPeers returns the sockets that were led to the published ports of these slots, and
 // forgets what they called them. Some may be closed, or talk to others by now.
 func (d *Datapath) ForgetPeers(slots ...uint32) ([]Peer, error) {
-	m, err := d.pinned("peers")
-	if err != nil {
-		return nil, err
+	keys, err := removeIf(d, "peers", func(_ *datapathPeerKey, p *datapathPeer) bool { return slices.Contains(slots, p.Slot) })
+	all := make([]Peer, len(keys))
+	for i, k := range keys {
+		all[i] = Peer{Cookie: k.Cookie, Remote: addrPort(k.Addr, k.Port)}
 	}
-	var keys []datapathPeerKey
-	if err := each(m, func(k *datapathPeerKey, p *datapathPeer) bool {
-		if slices.Contains(slots, p.Slot) {
-			keys = append(keys, *k)
-		}
-		return true
-	}); err != nil {
-		return nil, fmt.Errorf("read map peers: %w", err)
-	}
-	var all []Peer
-	for _, k := range keys {
-		all = append(all, Peer{Cookie: k.Cookie, Remote: addrPort(k.Addr, k.Port)})
-		if err := d.remove("peers", k); err != nil {
-			return all, err
-		}
-	}
-	return all, nil
+	return all, err
 }
