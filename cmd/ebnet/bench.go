@@ -48,6 +48,7 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.IntFlag{Name: "rounds", Usage: "`N` samples of each figure", Value: benchRounds},
 			&cli.Float64Flag{Name: "seconds", Usage: "`S` that one measurement takes", Value: benchSeconds},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` for report.json, report.csv and report.html, made if need be"},
+			&cli.IntFlag{Name: "max-size", Usage: "leave larger sizes than `N` out of scaling curves", DefaultText: "none"},
 			&cli.BoolFlag{Name: "quick", Usage: "the main cases only, in less than a minute", DisableDefaultText: true},
 		},
 		Action: p.bench,
@@ -114,6 +115,7 @@ func (p *program) benchOptions(c *cli.Context) (bench.Options, error) {
 		Peers: splitList(c.String("peer")), Cases: splitList(c.String("case")),
 		Rounds: c.Int("rounds"), Seconds: c.Float64("seconds"), Quick: c.Bool("quick"),
 		Version: readVersion().Version, Progress: p.benchProgress(),
+		MaxSize: c.Int("max-size"),
 		Command: "ebnet " + strings.Join(os.Args[1:], " "),
 		// The very file that runs, even if another one has been installed meanwhile.
 		Ebnet: "/proc/self/exe",
@@ -132,6 +134,9 @@ func (p *program) benchOptions(c *cli.Context) (bench.Options, error) {
 	}
 	if o.Rounds < 1 {
 		return o, usage("--rounds", fmt.Sprintf("%d is not at least 1", o.Rounds), "")
+	}
+	if c.IsSet("max-size") && o.MaxSize < 1 {
+		return o, usage("--max-size", fmt.Sprintf("%d is not at least 1", o.MaxSize), "")
 	}
 	if !(o.Seconds >= 0.01 && o.Seconds <= 3600) {
 		return o, usage("--seconds", fmt.Sprintf("%g is not between 0.01 and 3600", o.Seconds), "")

@@ -20,6 +20,8 @@ type part struct {
 func parts() []part {
 	return []part{
 		{ppsCases, planPPS},
+		{memoryCases, planMemory},
+		{scaleCases, planScale},
 	}
 }
 
@@ -29,7 +31,7 @@ func Peers() []string {
 	for _, b := range builders {
 		names = append(names, b.peer)
 	}
-	return names
+	return append(names, lookupPeer, lookupWritePeer)
 }
 
 // Cases are the names of all cases, in the order in which they run.

@@ -28,16 +28,36 @@ func (f *farEnd) Close() error { return f.objects.Close() }
 
 // sink lets a device swallow the packets to a port until it is closed.
 func (f *farEnd) sink(e end, port uint16) (io.Closer, error) {
+	return f.swallow(e, port, f.objects.Sink)
+}
+
+// reflect lets a device answer TCP at a port, of all addresses, and swallow the rest to it.
+func (f *farEnd) reflect(e end, port uint16) (io.Closer, error) {
+	return f.swallow(e, port, f.objects.Reflect)
+}
+
+// absorb lets a device swallow what comes back by TCP from the port.
+func (f *farEnd) absorb(e end, port uint16) (io.Closer, error) {
+	return f.swallow(e, port, f.objects.Absorb)
+}
+
+func (f *farEnd) swallow(e end, port uint16, program *ebpf.Program) (io.Closer, error) {
 	if err := f.objects.SinkPort.Set(swap16(port)); err != nil {
 		return nil, err
 	}
-	return attach(e.node, e.device, f.objects.Sink)
+	return attach(e.node, e.device, program)
 }
 
-// count is how many packets were swallowed so far.
-func (f *farEnd) count() (total uint64, err error) {
+// count is how many packets sink and reflect have swallowed so far.
+func (f *farEnd) count() (total uint64, err error) { return f.sunk(0) }
+
+// absorbed is how many packets absorb has swallowed so far.
+func (f *farEnd) absorbed() (total uint64, err error) { return f.sunk(1) }
+
+// sunk sums the CPUs' counters, by enum sunk_at.
+func (f *farEnd) sunk(at uint32) (total uint64, err error) {
 	var each []uint64
-	if err := f.objects.Sunk.Lookup(uint32(0), &each); err != nil {
+	if err := f.objects.Sunk.Lookup(at, &each); err != nil {
 		return 0, err
 	}
 	for _, n := range each {

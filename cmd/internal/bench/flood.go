@@ -66,8 +66,13 @@ const warmUp = 20 * time.Millisecond
 // sends it.
 func (l *lab) flood(ctx context.Context, fd int, count func() (uint64, error), d time.Duration) (f flood, err error) {
 	b := newBatch(payload)
+	return l.floodBy(ctx, func() (int, error) { return b.send(fd) }, count, d)
+}
+
+// floodBy is flood with a function that sends a batch and tells how much of it was taken.
+func (l *lab) floodBy(ctx context.Context, send func() (int, error), count func() (uint64, error), d time.Duration) (f flood, err error) {
 	err = onCPU(l.cpu, func() error {
-		if _, err := sendFor(ctx, fd, b, warmUp); err != nil {
+		if _, err := sendFor(ctx, send, warmUp); err != nil {
 			return err
 		}
 		before, err := count()
@@ -75,7 +80,7 @@ func (l *lab) flood(ctx context.Context, fd int, count func() (uint64, error), d
 			return err
 		}
 		start := time.Now()
-		if f.sent, err = sendFor(ctx, fd, b, d); err != nil {
+		if f.sent, err = sendFor(ctx, send, d); err != nil {
 			return err
 		}
 		f.took = time.Since(start)
@@ -86,14 +91,14 @@ func (l *lab) flood(ctx context.Context, fd int, count func() (uint64, error), d
 	return f, err
 }
 
-// sendFor sends a batch again and again.
-func sendFor(ctx context.Context, fd int, b *batch, d time.Duration) (total uint64, err error) {
+// sendFor sends again and again.
+func sendFor(ctx context.Context, send func() (int, error), d time.Duration) (total uint64, err error) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
 		for range 8 {
-			sent, err := b.send(fd)
+			sent, err := send()
 			if err != nil {
 				return total, err
 			}

@@ -14,7 +14,11 @@ type job struct {
 	peer     string
 	at       float64       // size on the case's axis, 0 where it has none
 	estimate time.Duration // of one run
-	run      func(ctx context.Context) (sample, error)
+	// prepare, if there is one, is run once before the first round of this case and size;
+	// preparing is how long that takes.
+	prepare   func(ctx context.Context) error
+	preparing time.Duration
+	run       func(ctx context.Context) (sample, error)
 }
 
 // sample is what one run of a job measured.
@@ -24,7 +28,7 @@ type sample struct {
 }
 
 // plan is what a part of the benchmark contributes: the cases that it fills, the jobs that
-// fill them, and what it cannot measure here. Jobs of one case stand together, in the order
+// fill them, and what it cannot measure here. Jobs of one case stand together, by size, in the order
 // in which they are to be run within a round.
 type plan struct {
 	cases   []report.Case // without series

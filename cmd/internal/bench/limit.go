@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"github.com/cilium/ebpf"
 )
 
 // buildRedirect makes the limit: what eBPF can do at most at the places where ebnet is, see the
@@ -19,41 +21,22 @@ func buildRedirect(ctx context.Context, l *lab, peer string) (*stage, error) {
 }
 
 func (l *lab) attachLimit(s *stage) error {
-	spec, err := loadProgram()
+	spec, err := limitSpec(s)
 	if err != nil {
 		return err
 	}
-	var ends [2]programLimitEnd
-	for i, c := range []end{s.c1, s.c2} {
-		inside, err := c.node.device(c.device)
-		if err != nil {
-			return err
-		}
-		port, err := s.host.device(hostLink(i + 1))
-		if err != nil {
-			return err
-		}
-		ends[i] = programLimitEnd{Addr: beAddr(c.addr), Ifindex: uint32(port.Index), Mac: mac(inside)}
+	var objects struct {
+		Container *ebpf.Program `ebpf:"limit_from_container"`
+		Uplink    *ebpf.Program `ebpf:"limit_from_uplink"`
 	}
-	way, err := limitWay(s)
-	if err != nil {
-		return err
-	}
-	if err := firstError(
-		func() error { return spec.Variables[programVarLimitEnds].Set(ends) },
-		func() error { return spec.Variables[programVarLimitWay].Set(way) },
-	); err != nil {
-		return err
-	}
-	var objects programObjects
 	if err := spec.LoadAndAssign(&objects, nil); err != nil {
 		return fmt.Errorf("load the redirects: %w", err)
 	}
-	l.closers = append(l.closers, &objects)
+	l.closers = append(l.closers, objects.Container, objects.Uplink)
 	for _, at := range []string{hostLink(1), hostLink(2), uplinkLink} {
-		program := objects.LimitFromContainer
+		program := objects.Container
 		if at == uplinkLink {
-			program = objects.LimitFromUplink
+			program = objects.Uplink
 		}
 		attached, err := attach(s.host, at, program)
 		if err != nil {
@@ -62,6 +45,34 @@ func (l *lab) attachLimit(s *stage) error {
 		l.closers = append(l.closers, attached)
 	}
 	return nil
+}
+
+// limitSpec is the object with what the programs of the limit know of a stage.
+func limitSpec(s *stage) (*ebpf.CollectionSpec, error) {
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, err
+	}
+	var ends [2]programLimitEnd
+	for i, c := range []end{s.c1, s.c2} {
+		inside, err := c.node.device(c.device)
+		if err != nil {
+			return nil, err
+		}
+		port, err := s.host.device(hostLink(i + 1))
+		if err != nil {
+			return nil, err
+		}
+		ends[i] = programLimitEnd{Addr: beAddr(c.addr), Ifindex: uint32(port.Index), Mac: mac(inside)}
+	}
+	way, err := limitWay(s)
+	if err != nil {
+		return nil, err
+	}
+	return spec, firstError(
+		func() error { return spec.Variables[programVarLimitEnds].Set(ends) },
+		func() error { return spec.Variables[programVarLimitWay].Set(way) },
+	)
 }
 
 func limitWay(s *stage) (way programLimitWay, err error) {

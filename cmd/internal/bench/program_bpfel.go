@@ -30,17 +30,44 @@ type programLimitWay struct {
 	Pad        [2]uint8
 }
 
+type programLookupValue struct {
+	_ structs.HostLayout
+	W [16]uint64
+}
+
+type programTuple struct {
+	_   structs.HostLayout
+	Src struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Dst struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Scope uint8
+	Pad   [2]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programMapSunk                = "sunk"
-	programProgLimitFromContainer = "limit_from_container"
-	programProgLimitFromUplink    = "limit_from_uplink"
-	programProgSink               = "sink"
-	programVarLimitEnds           = "limit_ends"
-	programVarLimitWay            = "limit_way"
-	programVarSinkPort            = "sink_port"
+	programMapLookups                   = "lookups"
+	programMapSunk                      = "sunk"
+	programProgAbsorb                   = "absorb"
+	programProgLimitFromContainer       = "limit_from_container"
+	programProgLimitFromUplink          = "limit_from_uplink"
+	programProgLookupFromContainer      = "lookup_from_container"
+	programProgLookupWriteFromContainer = "lookup_write_from_container"
+	programProgReflect                  = "reflect"
+	programProgSink                     = "sink"
+	programVarLimitEnds                 = "limit_ends"
+	programVarLimitWay                  = "limit_way"
+	programVarSinkPort                  = "sink_port"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -85,16 +112,21 @@ type programSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programProgramSpecs struct {
-	LimitFromContainer *ebpf.ProgramSpec `ebpf:"limit_from_container"`
-	LimitFromUplink    *ebpf.ProgramSpec `ebpf:"limit_from_uplink"`
-	Sink               *ebpf.ProgramSpec `ebpf:"sink"`
+	Absorb                   *ebpf.ProgramSpec `ebpf:"absorb"`
+	LimitFromContainer       *ebpf.ProgramSpec `ebpf:"limit_from_container"`
+	LimitFromUplink          *ebpf.ProgramSpec `ebpf:"limit_from_uplink"`
+	LookupFromContainer      *ebpf.ProgramSpec `ebpf:"lookup_from_container"`
+	LookupWriteFromContainer *ebpf.ProgramSpec `ebpf:"lookup_write_from_container"`
+	Reflect                  *ebpf.ProgramSpec `ebpf:"reflect"`
+	Sink                     *ebpf.ProgramSpec `ebpf:"sink"`
 }
 
 // programMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programMapSpecs struct {
-	Sunk *ebpf.MapSpec `ebpf:"sunk"`
+	Lookups *ebpf.MapSpec `ebpf:"lookups"`
+	Sunk    *ebpf.MapSpec `ebpf:"sunk"`
 }
 
 // programVariableSpecs contains global variables before they are loaded into the kernel.
@@ -126,11 +158,13 @@ func (o *programObjects) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programMaps struct {
-	Sunk *ebpf.Map `ebpf:"sunk"`
+	Lookups *ebpf.Map `ebpf:"lookups"`
+	Sunk    *ebpf.Map `ebpf:"sunk"`
 }
 
 func (m *programMaps) Close() error {
 	return _ProgramClose(
+		m.Lookups,
 		m.Sunk,
 	)
 }
@@ -148,15 +182,23 @@ type programVariables struct {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programPrograms struct {
-	LimitFromContainer *ebpf.Program `ebpf:"limit_from_container"`
-	LimitFromUplink    *ebpf.Program `ebpf:"limit_from_uplink"`
-	Sink               *ebpf.Program `ebpf:"sink"`
+	Absorb                   *ebpf.Program `ebpf:"absorb"`
+	LimitFromContainer       *ebpf.Program `ebpf:"limit_from_container"`
+	LimitFromUplink          *ebpf.Program `ebpf:"limit_from_uplink"`
+	LookupFromContainer      *ebpf.Program `ebpf:"lookup_from_container"`
+	LookupWriteFromContainer *ebpf.Program `ebpf:"lookup_write_from_container"`
+	Reflect                  *ebpf.Program `ebpf:"reflect"`
+	Sink                     *ebpf.Program `ebpf:"sink"`
 }
 
 func (p *programPrograms) Close() error {
 	return _ProgramClose(
+		p.Absorb,
 		p.LimitFromContainer,
 		p.LimitFromUplink,
+		p.LookupFromContainer,
+		p.LookupWriteFromContainer,
+		p.Reflect,
 		p.Sink,
 	)
 }

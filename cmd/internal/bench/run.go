@@ -21,6 +21,7 @@ type Options struct {
 	Cases    []string // by name or group, see Cases and Groups; empty: all
 	Rounds   int
 	Seconds  float64 // of one measurement
+	MaxSize  int     // of scaling curves, and conversations whose memory is measured; 0: all
 	Quick    bool    // few cases, and an end after quickLimit
 	Ebnet    string  // path of the binary that is measured
 	Version  string  // of ebnet, for the report
@@ -102,7 +103,7 @@ func (r *runner) measure(ctx context.Context, l *lab) error {
 		}
 		r.plans = append(r.plans, planned)
 		for _, j := range planned.jobs {
-			r.left += time.Duration(r.options.Rounds) * j.estimate
+			r.left += j.preparing + time.Duration(r.options.Rounds)*j.estimate
 		}
 	}
 	for _, p := range r.plans {
@@ -115,13 +116,41 @@ func (r *runner) measure(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// runCase runs the jobs of a case round by round.
+// runCase runs the jobs of a case, all rounds of one size before the next one.
 func (r *runner) runCase(ctx context.Context, name string, jobs []job) error {
+	var sizes []float64
+	bySize := make(map[float64][]job)
+	for _, j := range jobs {
+		if j.caseName != name {
+			continue
+		}
+		if bySize[j.at] == nil {
+			sizes = append(sizes, j.at)
+		}
+		bySize[j.at] = append(bySize[j.at], j)
+	}
+	for _, size := range sizes {
+		if err := r.runSize(ctx, bySize[size]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runSize prepares jobs of one case and size, and runs them round by round.
+func (r *runner) runSize(ctx context.Context, jobs []job) error {
+	for _, j := range jobs {
+		if j.prepare == nil {
+			continue
+		}
+		r.tell(j, 0)
+		r.left -= j.preparing
+		if err := r.runStep(ctx, j, j.prepare); err != nil {
+			return err
+		}
+	}
 	for round := range r.options.Rounds {
 		for _, j := range jobs {
-			if j.caseName != name {
-				continue
-			}
 			r.tell(j, round)
 			r.left -= j.estimate
 			if err := r.runJob(ctx, j); err != nil {
@@ -138,9 +167,21 @@ func (r *runner) tell(j job, round int) {
 	}
 }
 
-// runJob runs a job and keeps its sample. One that fails is not tried again: what is wrong with
-// it is said in the report, and the others go on. The only error is that of an interrupted run.
+// runJob runs a job and keeps its sample.
 func (r *runner) runJob(ctx context.Context, j job) error {
+	return r.runStep(ctx, j, func(ctx context.Context) error {
+		s, err := j.run(ctx)
+		if err == nil {
+			r.keep(j, s)
+		}
+		return err
+	})
+}
+
+// runStep takes a step of a job. A peer that fails in a case is not tried again there: what is
+// wrong with it is said in the report, and the others go on. The only error is that of an
+// interrupted run.
+func (r *runner) runStep(ctx context.Context, j job, step func(context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -148,14 +189,17 @@ func (r *runner) runJob(ctx context.Context, j job) error {
 	if _, dead := r.deadCases[key]; dead {
 		return nil
 	}
-	s, err := j.run(ctx)
-	if err != nil {
+	if err := step(ctx); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		r.deadCases[key] = err.Error()
-		return nil
 	}
+	return nil
+}
+
+// keep adds a sample to its point.
+func (r *runner) keep(j job, s sample) {
 	at := point{j.caseName, j.peer, j.at}
 	if r.results[at] == nil {
 		r.results[at] = &result{extra: make(map[string][]float64)}
@@ -165,7 +209,6 @@ func (r *runner) runJob(ctx context.Context, j job) error {
 	for name, v := range s.extra {
 		to.extra[name] = append(to.extra[name], v)
 	}
-	return nil
 }
 
 // report puts together what was measured.
