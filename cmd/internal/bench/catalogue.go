@@ -20,6 +20,7 @@ type part struct {
 func parts() []part {
 	return []part{
 		{ppsCases, planPPS},
+		{controlCases, planControl},
 	}
 }
 

@@ -28,7 +28,7 @@ func cniPlugin(name string) string {
 type cni struct {
 	host, container *node
 	network         map[string]any // the bridge plugin's configuration
-	lock            string         // for iptables
+	lock            string         // of iptables, as a variable
 }
 
 // newCNI makes a host and a container for plugins.
@@ -43,12 +43,12 @@ func (l *controlLab) newCNI(ctx context.Context, s *site, masquerade bool) (_ *c
 	}
 	leases := filepath.Join(l.dir, name)
 	s.later(func() error { return os.RemoveAll(leases) })
-	return &cni{host: s.host, container: container, lock: filepath.Join(l.dir, "xtables.lock"), network: map[string]any{
+	return &cni{host: s.host, container: container, lock: l.xtablesLock(), network: map[string]any{
 		"cniVersion": "0.4.0", "name": "bench", "type": "bridge",
 		"bridge": "cni0", "isGateway": true, "ipMasq": masquerade,
 		"ipam": map[string]any{
 			"type": "host-local", "dataDir": leases,
-			"ranges": [][]any{{map[string]any{"subnet": peerNetwork}}},
+			"ranges": [][]any{{map[string]any{"subnet": subnet.String()}}},
 			"routes": []any{map[string]any{"dst": "0.0.0.0/0"}},
 		},
 	}}, nil
@@ -64,7 +64,7 @@ func (c *cni) call(ctx context.Context, plugin, verb string, config map[string]a
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Stdin = strings.NewReader(string(input))
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=bench", "CNI_IFNAME=eth0",
-		"XTABLES_LOCKFILE="+c.lock,
+		c.lock,
 		"CNI_NETNS="+c.container.ns.Path, "CNI_PATH="+filepath.Dir(path))
 	out, err := finish(c.host, cmd)
 	if err != nil {

@@ -17,16 +17,46 @@ import (
 // controlLab is where commands are measured: how people publish ports and connect
 // containers, by whole processes from start to end.
 type controlLab struct {
-	prefix string   // of namespaces and cgroups: unique, ends with "-"
-	dir    string   // for files of the peers, ours alone
-	bpffs  string   // a bpf file system, for what ebnet pins
-	cgroup string   // ebnet's --cgroup; empty: there is no cgroup2 here
-	ebnet  string   // path of the binary
-	quick  bool     // leave out what takes minutes
-	peers  []string // wanted ones; empty: all
+	*lab
+	quick bool     // leave out what takes minutes
+	peers []string // wanted ones; empty: all
 
 	contenders []*contender
 	sites      int // made so far
+}
+
+// planControl plans the cases of commands for a run.
+func planControl(ctx context.Context, l *lab, o *Options) (plan, error) {
+	c := &controlLab{lab: l, quick: o.Quick, peers: o.Peers}
+	l.closers = append(l.closers, c)
+	p, err := controlPlan(ctx, c)
+	p.cases = o.wanted(p.cases)
+	unwanted := func(name string) bool {
+		return !slices.ContainsFunc(p.cases, func(c report.Case) bool { return c.Name == name })
+	}
+	p.jobs = slices.DeleteFunc(p.jobs, func(j job) bool { return unwanted(j.caseName) })
+	p.leftOut = slices.DeleteFunc(p.leftOut, func(left report.LeftOut) bool { return unwanted(left.Case) })
+	return p, err
+}
+
+// controlCases are the cases of commands.
+var controlCases = []report.Case{
+	{
+		Name: "publish/ports", Title: "Publish TCP ports", Group: "publish",
+		Unit: "s", Better: "lower", Axis: "published ports", Note: publishNote,
+	},
+	{
+		Name: "unpublish/ports", Title: "Close published TCP ports", Group: "unpublish",
+		Unit: "s", Better: "lower", Axis: "published ports", Note: publishNote,
+	},
+	{
+		Name: "connect/endpoint", Title: "Connect a container", Group: "connect",
+		Unit: "s", Better: "lower", Note: connectNote,
+	},
+	{
+		Name: "disconnect/endpoint", Title: "Disconnect a container", Group: "disconnect",
+		Unit: "s", Better: "lower", Note: connectNote,
+	},
 }
 
 // wants reports whether the contender is asked for, by its own name or its family's.
@@ -34,8 +64,8 @@ func (l *controlLab) wants(c *contender) bool {
 	return len(l.peers) == 0 || slices.Contains(l.peers, c.peer) || slices.Contains(l.peers, c.family)
 }
 
-// close takes away all that was made. A plan's jobs cannot be run any more.
-func (l *controlLab) close() error {
+// Close takes away all that the contenders have made.
+func (l *controlLab) Close() error {
 	var errs []error
 	for _, c := range l.contenders {
 		errs = append(errs, c.close())
@@ -86,7 +116,7 @@ type contender struct {
 	build    func(ctx context.Context, s *site) error
 
 	site *site
-	back map[int]sample // of undoing, measured and not asked for yet
+	back map[int][]sample // of undoing, by size, measured and not asked for yet
 }
 
 // round does and undoes the work once. A contender that fails, or is interrupted, loses its
@@ -144,12 +174,12 @@ func (c *contender) close() error {
 }
 
 // forth measures doing. Nothing may stay, so the work is undone as well, and how long that
-// took is kept for back in the same round.
+// took is kept for backwards in the same round.
 func (c *contender) forth(size int) func(context.Context) (sample, error) {
 	return func(ctx context.Context) (sample, error) {
 		there, back, err := c.round(ctx, size)
 		if err == nil {
-			c.back[size] = back
+			c.back[size] = append(c.back[size], back)
 		}
 		return there, err
 	}
@@ -159,9 +189,9 @@ func (c *contender) forth(size int) func(context.Context) (sample, error) {
 // asked for.
 func (c *contender) backwards(size int) func(context.Context) (sample, error) {
 	return func(ctx context.Context) (sample, error) {
-		if back, ok := c.back[size]; ok {
-			delete(c.back, size)
-			return back, nil
+		if kept := c.back[size]; len(kept) > 0 {
+			c.back[size] = kept[1:]
+			return kept[0], nil
 		}
 		_, back, err := c.round(ctx, size)
 		return back, err
@@ -198,7 +228,7 @@ func controlPlan(ctx context.Context, l *controlLab) (plan, error) {
 		for _, c := range e.contenders {
 			if l.wants(c) {
 				p.leftOut = append(p.leftOut, c.leftOut(e)...)
-				c.back = make(map[int]sample)
+				c.back = make(map[int][]sample)
 				l.contenders = append(l.contenders, c)
 			}
 		}

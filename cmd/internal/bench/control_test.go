@@ -24,42 +24,35 @@ func newControlLab(t *testing.T, peers ...string) *controlLab {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: needs root: namespaces and eBPF")
 	}
-	// The name of a socket must be short.
-	dir, err := os.MkdirTemp("", "ebt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &controlLab{prefix: filepath.Base(dir) + "-", dir: filepath.Join(dir, "f"), bpffs: filepath.Join(dir, "bpf"),
-		ebnet: filepath.Join(dir, "ebnet"), peers: peers}
-	t.Cleanup(func() {
-		if err := l.close(); err != nil {
-			t.Errorf("close the lab: %v", err)
-		}
-		checkNothingLeft(t, l)
-		if err := errors.Join(unix.Unmount(l.bpffs, 0), os.RemoveAll(dir)); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := errors.Join(os.Mkdir(l.dir, 0o700), os.Mkdir(l.bpffs, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("bpf", l.bpffs, "bpf", 0, ""); err != nil {
-		t.Fatalf("mount a bpf file system: %v", err)
-	}
-	build := exec.Command("go", "build", "-o", l.ebnet, "github.com/ebnet/ebnet/cmd/ebnet")
+	binary := filepath.Join(t.TempDir(), "ebnet")
+	build := exec.Command("go", "build", "-o", binary, "github.com/ebnet/ebnet/cmd/ebnet")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build ebnet: %v\n%s", err, out)
 	}
-	return l
+	l, err := newLab(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &controlLab{lab: l, peers: peers}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("close the contenders' sites: %v", err)
+		}
+		checkNothingLeft(t, c)
+		if err := l.close(); err != nil {
+			t.Errorf("close the lab: %v", err)
+		}
+	})
+	return c
 }
 
 // checkNothingLeft finds what the lab's peers have left after they were closed.
 func checkNothingLeft(t *testing.T, l *controlLab) {
 	t.Helper()
 	for _, pattern := range []string{
-		"/run/netns/" + l.prefix + "*", "/sys/fs/cgroup/" + l.prefix + "*", "/sys/fs/cgroup/*/" + l.prefix + "*",
-		filepath.Join(l.bpffs, "*", "v*"),
+		"/run/netns/" + l.name + "-*", "/sys/fs/cgroup/" + l.name + "-*", "/sys/fs/cgroup/*/" + l.name + "-*",
+		filepath.Join(l.bpffs(), "*", "v*"),
 	} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			t.Errorf("left: %v (%v)", left, err)
@@ -70,7 +63,7 @@ func checkNothingLeft(t *testing.T, l *controlLab) {
 		t.Error(err)
 	}
 	for _, e := range entries {
-		if e.Name() != "xtables.lock" { // several peers share it
+		if e.Name() != "bpf" && e.Name() != "xtables.lock" { // the lab's
 			t.Errorf("left in the directory: %s", e.Name())
 		}
 	}
@@ -115,7 +108,7 @@ func TestPrivilegedPublishing(t *testing.T) {
 	l := newControlLab(t)
 	counts := map[string]func(t *testing.T, c *contender) int{
 		"ebnet":            func(t *testing.T, c *contender) int { return ebnetPorts(t, l, c.site.host) },
-		"nftables":         countIn("nft list map ip engine ports", " : "+peerContainer),
+		"nftables":         countIn("nft list map ip bench published", " : "+c1Addr.String()+" . 10"),
 		"iptables-restore": countIn("iptables -t nat -S DOCKER", "--to-destination"),
 		"iptables":         countIn("iptables -t nat -S DOCKER", "--to-destination"),
 		"cni":              countIn("iptables -t nat -S", "--to-destination"),
@@ -186,7 +179,7 @@ func ebnetPorts(t *testing.T, l *controlLab, host *node) int {
 			t.Fatal(err)
 		}
 		err = netdev.Do(outside, func() error {
-			conn, err = net.DialTimeout("tcp4", fmt.Sprintf("198.51.100.2:%d", port), 50*time.Millisecond)
+			conn, err = net.DialTimeout("tcp4", fmt.Sprintf("%v:%d", hostAddr, port), 50*time.Millisecond)
 			return err
 		})
 		if err == nil {

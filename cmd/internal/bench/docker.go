@@ -313,7 +313,7 @@ func (l *controlLab) dockerPublishes(ctx context.Context, s *site, proxy bool) e
 		return err
 	}
 	s.ready = func(ctx context.Context, size int) error {
-		ports := fmt.Sprintf("%d-%d", firstPort, firstPort+size-1)
+		ports := portRange(size)
 		_, err := e.docker(ctx, slices.Concat([]string{"create", "--name", containerName, "-p", ports + ":" + ports}, idle)...)
 		return err
 	}
