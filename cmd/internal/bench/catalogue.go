@@ -30,6 +30,11 @@ func Peers() []string {
 	for _, b := range builders {
 		names = append(names, b.peer)
 	}
+	for _, name := range controlPeers() {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
 	return names
 }
 

@@ -236,6 +236,20 @@ func controlPlan(ctx context.Context, l *controlLab) (plan, error) {
 	return p, ctx.Err()
 }
 
+// controlPeers are the names of what commands are measured of.
+func controlPeers() []string {
+	var names []string
+	l := &controlLab{}
+	for _, e := range []errand{publishing(l), connecting(l)} {
+		for _, c := range e.contenders {
+			if !slices.Contains(names, c.peer) {
+				names = append(names, c.peer)
+			}
+		}
+	}
+	return names
+}
+
 // allSizes are those of all contenders, in rising order.
 func (e errand) allSizes() []int {
 	var sizes []int

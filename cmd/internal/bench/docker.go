@@ -49,7 +49,7 @@ type engine struct {
 }
 
 // startEngine starts an engine. Its rules and bridges go with the host's namespace, the rest
-// by close. proxy is whether it starts a process for each published port, as by default.
+// by Close. proxy is whether it starts a process for each published port, as by default.
 //
 // Returns errNoEngine if it ends, or does not answer.
 func startEngine(ctx context.Context, host *node, dir, group string, proxy bool) (*engine, error) {
@@ -68,7 +68,7 @@ func startEngine(ctx context.Context, host *node, dir, group string, proxy bool)
 		err = e.importImage(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, e.close())
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
@@ -192,8 +192,8 @@ func (e *engine) container(ctx context.Context, name string, args ...string) (*n
 // stopLimit is how long an engine may take to stop its containers and to end.
 const stopLimit = 20 * time.Second
 
-// close ends the engine and takes away what it leaves.
-func (e *engine) close() error {
+// Close ends the engine and takes away what it leaves.
+func (e *engine) Close() error {
 	if e.daemon != nil {
 		_ = e.daemon.Signal(unix.SIGTERM) // it may have ended
 		select {
@@ -203,7 +203,7 @@ func (e *engine) close() error {
 			<-e.exited
 		}
 	}
-	err := e.killRest()
+	err := killRest(e.host, e.group)
 	if e.log != nil {
 		_ = e.log.Close() // nothing is written any more
 	}
@@ -212,13 +212,13 @@ func (e *engine) close() error {
 
 // killRest ends what an engine leaves that was not given the time to end: containers, the
 // processes between it and them, and those that stand for published ports.
-func (e *engine) killRest() error {
+func killRest(host *node, group string) error {
 	for end := time.Now().Add(stopLimit); ; time.Sleep(20 * time.Millisecond) {
-		rest, err := processesIn(e.host)
+		rest, err := processesIn(host)
 		if err != nil {
 			return err
 		}
-		pids := cgroupProcesses(e.group)
+		pids := cgroupProcesses(group)
 		for pid := range rest {
 			pids = append(pids, pid)
 		}
@@ -232,6 +232,17 @@ func (e *engine) killRest() error {
 			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
 		}
 	}
+}
+
+// sweepNode takes away a namespace that a killed run has left, with the engine that may be at
+// work there, or what is left of it.
+func sweepNode(name string) {
+	if ns, err := netdev.OpenNS(name); err == nil {
+		_ = killRest(&node{name: name, ns: ns}, name) // see sweep
+		_ = ns.Close()
+	}
+	_ = removeCgroups(name)
+	_ = netdev.DeleteNamed(name)
 }
 
 // cgroupDirs are the cgroups of one name at the top of each hierarchy.
@@ -300,7 +311,7 @@ func (l *controlLab) newEngine(ctx context.Context, s *site, proxy bool) (_ *eng
 	}
 	e, err := startEngine(ctx, s.host, filepath.Join(l.dir, name), name, proxy)
 	if err == nil {
-		s.later(e.close)
+		s.later(e.Close)
 	}
 	return e, err
 }

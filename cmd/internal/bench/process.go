@@ -19,7 +19,8 @@ type process struct {
 	share    float64 // bytes, each shared page counted in parts; 0 where the kernel does not tell
 }
 
-// processesIn returns the processes in a namespace by their ids.
+// processesIn returns the processes in a namespace by their ids, but for this one, a thread of
+// which may be there.
 func processesIn(n *node) (map[int]process, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -31,16 +32,19 @@ func processesIn(n *node) (map[int]process, error) {
 		if unix.Stat(filepath.Join(dir, "ns/net"), &ns) != nil || ns.Ino != n.ns.Inode || ns.Dev != n.ns.Dev {
 			continue // elsewhere, or gone meanwhile
 		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			return nil, err
+		}
+		if pid == os.Getpid() {
+			continue
+		}
 		p, err := readProcess(dir)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("memory of a process: %w", err)
-		}
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
-			return nil, err
 		}
 		found[pid] = p
 	}
