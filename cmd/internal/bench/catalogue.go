@@ -21,6 +21,7 @@ func parts() []part {
 	return []part{
 		{ppsCases, planPPS},
 		{controlCases, planControl},
+		{memoryCases, planMemory},
 	}
 }
 

@@ -39,17 +39,17 @@ func connector(peer, family string, estimate time.Duration,
 
 // ebnetCommand is an ebnet with a host, an intent and a container of its own.
 type ebnetCommand struct {
-	lab             *lab
-	name            string // of its state and its pins
-	host, container *node
+	lab                      *lab
+	name                     string // of its state and its pins
+	outside, host, container *node
 }
 
 // newEbnet makes a host with an uplink, brings ebnet up there, and makes a container that is
 // not connected.
 func (l *controlLab) newEbnet(ctx context.Context, s *site) (*ebnetCommand, error) {
 	e := &ebnetCommand{lab: l.lab, name: l.siteName()}
-	outside, err := s.node(ctx, e.name+"-out")
-	if err != nil {
+	var err error
+	if e.outside, err = s.node(ctx, e.name+"-out"); err != nil {
 		return nil, err
 	}
 	if e.container, err = s.node(ctx, e.name+"-"+containerName); err != nil {
@@ -59,7 +59,7 @@ func (l *controlLab) newEbnet(ctx context.Context, s *site) (*ebnetCommand, erro
 		return nil, err
 	}
 	s.host = e.host
-	if err := outside.ip(ctx, "link add srv0 type veth peer name up0 netns "+e.name,
+	if err := e.outside.ip(ctx, "link add srv0 type veth peer name up0 netns "+e.name,
 		"address add "+outsideAddr.String()+"/24 dev srv0", "link set srv0 up"); err != nil {
 		return nil, err
 	}
