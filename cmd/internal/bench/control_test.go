@@ -18,19 +18,36 @@ import (
 	"github.com/ebnet/ebnet/loader/netdev"
 )
 
+// underTest is the path of the ebnet that is measured.
+var underTest string
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+// runTests builds ebnet and runs the tests with it.
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ebnet-bench-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	underTest = filepath.Join(dir, "ebnet")
+	build := exec.Command("go", "build", "-o", underTest, "github.com/ebnet/ebnet/cmd/ebnet")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build ebnet: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
 // newControlLab makes a lab that is checked for leftovers when the test ends.
 func newControlLab(t *testing.T, peers ...string) *controlLab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: needs root: namespaces and eBPF")
 	}
-	binary := filepath.Join(t.TempDir(), "ebnet")
-	build := exec.Command("go", "build", "-o", binary, "github.com/ebnet/ebnet/cmd/ebnet")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build ebnet: %v\n%s", err, out)
-	}
-	l, err := newLab(binary)
+	l, err := newLab(underTest)
 	if err != nil {
 		t.Fatal(err)
 	}
