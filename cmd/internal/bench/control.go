@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -262,26 +264,25 @@ func (e errand) allSizes() []int {
 
 // leftOut is what the contender is not asked to do.
 func (c *contender) leftOut(e errand) []report.LeftOut {
+	var reasons []string
+	if why := c.missing(); why != "" {
+		reasons = []string{why}
+	} else {
+		sizes := make(map[string][]string) // by the reason
+		for _, size := range slices.Sorted(maps.Keys(c.tooLong)) {
+			sizes[c.tooLong[size]] = append(sizes[c.tooLong[size]], strconv.Itoa(size))
+		}
+		for _, why := range slices.Sorted(maps.Keys(sizes)) {
+			reasons = append(reasons, strings.Join(sizes[why], ", ")+" "+e.do.Axis+": "+why)
+		}
+	}
 	var left []report.LeftOut
 	for _, name := range []string{e.do.Name, e.undo.Name} {
-		if why := c.missing(); why != "" {
+		for _, why := range reasons {
 			left = append(left, report.LeftOut{Peer: c.peer, Case: name, Why: why})
-			continue
-		}
-		for _, size := range sorted(c.tooLong) {
-			left = append(left, report.LeftOut{Peer: c.peer, Case: name, Why: fmt.Sprintf("%d: %s", size, c.tooLong[size])})
 		}
 	}
 	return left
-}
-
-func sorted(sizes map[int]string) []int {
-	var keys []int
-	for size := range sizes {
-		keys = append(keys, size)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // missing tells which tool is not installed, if any.

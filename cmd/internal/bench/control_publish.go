@@ -34,10 +34,10 @@ func publishing(l *controlLab) errand {
 			l.publisher("ebnet", "", seconds(0.02, 0.03, 0.12), l.ebnetPublishes),
 			l.publisher("nftables", "", seconds(0.02, 0.03, 0.8), l.nftablesPublishes, "nft"),
 			l.publisher("iptables-restore", "iptables", seconds(0.06, 0.13, 5), l.restorePublishes, "iptables-restore"),
-			l.publisher("iptables", "", seconds(0.05, 60), l.iptablesPublishes, "iptables", "iptables-restore"),
-			l.publisher("cni", "", seconds(0.2, 60), l.cniPublishes, "iptables", cniPlugin("bridge"), cniPlugin("portmap")),
-			l.publisher("docker", "", seconds(2, 140), docker(true), engineTools...),
-			l.publisher("docker-no-proxy", "docker", seconds(2, 120), docker(false), engineTools...),
+			l.publisher("iptables", "", seconds(0.06, 70), l.iptablesPublishes, "iptables", "iptables-restore"),
+			l.publisher("cni", "", seconds(0.15, 45), l.cniPublishes, "iptables", cniPlugin("bridge"), cniPlugin("portmap")),
+			l.publisher("docker", "", seconds(2, 115), docker(true), engineTools...),
+			l.publisher("docker-no-proxy", "docker", seconds(2, 105), docker(false), engineTools...),
 		},
 	}
 }
@@ -63,7 +63,7 @@ func (l *controlLab) publisher(peer, family string, estimates []time.Duration,
 	for i, size := range publishSizes {
 		switch {
 		case i >= len(estimates):
-			c.tooLong[size] = "takes hours, one port after another"
+			c.tooLong[size] = "takes hours, one after another"
 		case l.quick && (estimates[i] > quickRound || size > 1000):
 			c.tooLong[size] = "takes too long for a quick run"
 		default:
