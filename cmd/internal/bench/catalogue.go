@@ -20,6 +20,8 @@ type part struct {
 func parts() []part {
 	return []part{
 		{ppsCases, planPPS},
+		{controlCases, planControl},
+		{memoryCases, planMemory},
 	}
 }
 
@@ -28,6 +30,11 @@ func Peers() []string {
 	var names []string
 	for _, b := range builders {
 		names = append(names, b.peer)
+	}
+	for _, name := range controlPeers() {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return names
 }

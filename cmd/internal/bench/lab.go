@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // prefix starts the name of all that a benchmark makes; the id of the process that made it
@@ -181,7 +179,7 @@ func sweep() {
 			continue // at work
 		}
 		if strings.Contains(name, "-") {
-			_ = netdev.DeleteNamed(name)
+			sweepNode(name)
 		} else {
 			_ = remove(name)
 		}

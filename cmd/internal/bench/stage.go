@@ -71,6 +71,7 @@ var builders = []builder{
 	{"iptables", []string{"iptables", "iptables-restore"}, buildIptables},
 	{"ebnet", nil, buildEbnet},
 	{"ebnet-slow", nil, buildEbnet},
+	{"docker", engineTools, buildDocker},
 }
 
 // stage returns the stage of a peer and builds it if need be. What a failed attempt has made is
@@ -122,21 +123,28 @@ func buildPair(ctx context.Context, l *lab, peer string) (*stage, error) {
 }
 
 // hosted makes a stage with a host and its uplink, and containers that are not connected yet.
-func (l *lab) hosted(ctx context.Context, peer string) (*stage, error) {
-	var nodes [4]*node
-	for i, name := range []string{"out", "host", "c1", "c2"} {
-		n, err := l.node(ctx, peer+"-"+name)
-		if err != nil {
-			return nil, err
-		}
-		nodes[i] = n
+func (l *lab) hosted(ctx context.Context, peer string) (_ *stage, err error) {
+	s := &stage{c1: end{nil, containerLink, c1Addr}, c2: end{nil, containerLink, c2Addr}}
+	if s.outside, s.host, err = l.uplinked(ctx, peer); err != nil {
+		return nil, err
 	}
-	out, host := nodes[0], nodes[1]
-	s := &stage{
-		host: host, outside: end{out, outsideLink, outsideAddr},
-		c1: end{nodes[2], containerLink, c1Addr}, c2: end{nodes[3], containerLink, c2Addr},
+	if s.c1.node, err = l.node(ctx, peer+"-c1"); err != nil {
+		return nil, err
 	}
-	return s, firstError(
+	s.c2.node, err = l.node(ctx, peer+"-c2")
+	return s, err
+}
+
+// uplinked makes an outside and a host with its uplink.
+func (l *lab) uplinked(ctx context.Context, peer string) (outside end, host *node, err error) {
+	out, err := l.node(ctx, peer+"-out")
+	if err != nil {
+		return end{}, nil, err
+	}
+	if host, err = l.node(ctx, peer+"-host"); err != nil {
+		return end{}, nil, err
+	}
+	return end{out, outsideLink, outsideAddr}, host, firstError(
 		func() error {
 			return out.ip(ctx, "link add srv0 type veth peer name up0 netns "+host.name,
 				"address add "+outsideAddr.String()+"/24 dev srv0", "link set srv0 up")
