@@ -21,9 +21,9 @@ static __always_inline struct scratch *begin(struct __sk_buff *skb)
 	return s;
 }
 
-static __always_inline void count_drop(struct packet *pkt, int reason)
+static __always_inline void count_dropped(__u32 ifindex, __u32 len, int reason)
 {
-	struct drop_key key = { .ifindex = pkt->ifindex, .reason = reason };
+	struct drop_key key = { .ifindex = ifindex, .reason = reason };
 	struct drop_count *count = bpf_map_lookup_elem(&drops, &key), first = {};
 
 	if (!count) {
@@ -33,18 +33,23 @@ static __always_inline void count_drop(struct packet *pkt, int reason)
 			return;
 	}
 	count->packets++; /* per CPU, softirqs off: no one else writes it */
-	count->bytes += pkt->len;
+	count->bytes += len;
+}
+
+static __always_inline void count_drop(struct packet *pkt, int reason)
+{
+	count_dropped(pkt->ifindex, pkt->len, reason);
 }
 
 /* finish maps what the stages decided to a TC code. What ebnet does not decide goes
  * to the next program on the hook (TCX_NEXT, which is TC_ACT_UNSPEC for clsact too).
  */
-static __always_inline int finish(struct packet *pkt, int ret)
+static __always_inline int finish(struct __sk_buff *skb, int ret)
 {
 	if (ret == REDIRECTED)
 		return TC_ACT_REDIRECT;
 	if (ret >= 0)
 		return TC_ACT_UNSPEC;
-	count_drop(pkt, -ret);
+	count_dropped(skb->ifindex, skb->len, -ret);
 	return TC_ACT_SHOT;
 }

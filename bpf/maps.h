@@ -108,6 +108,58 @@ struct {
 	__type(value, __u32);
 } subnets SEC(".maps");
 
+/* Where inner addresses may be, for a look that costs less than that into subnets: bit p % 64 of
+ * word p / 64 is set if a network has IPv4 addresses that start with the 16 bits p. Written by Go.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} inner SEC(".maps");
+
+/* Endpoints that have used published ports from inside: bit s % 64 of word s / 64 for slot s.
+ * Written and read by the programs. Never cleared, since it only saves a lookup.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SLOTS / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} callers SEC(".maps");
+
+/* Ways out that were looked up less than a second ago, for conversations with the same
+ * destination: a look here is cheaper than at the FIB. Index: a hash of the key. See
+ * way_shared(). Written and read by the programs, by each CPU for itself.
+ */
+struct way_key {
+	struct addr source; /* as it leaves */
+	struct addr dst;
+	__u32 ifindex; /* where the packet came from */
+	__be16 port; /* the server's, which rules may route by */
+	__u8 proto;
+	__u8 class; /* DSCP in the high 6 bits, enum flow_half below */
+};
+_Static_assert(sizeof(struct way_key) == 40, "way_key");
+
+struct way {
+	struct way_key key;
+	__u32 checked; /* low half of jiffies */
+	__u32 oif;
+	__u8 dmac[6];
+	__u8 smac[6];
+	__u8 pad[4];
+};
+_Static_assert(sizeof(struct way) == 64, "way");
+
+#define WAYS 256
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WAYS);
+	__type(key, __u32);
+	__type(value, struct way);
+} ways SEC(".maps");
+
 /* Published ports. Written by Go, read by from_uplink and from_container for
  * first packets. */
 struct {
@@ -262,6 +314,7 @@ struct scratch {
 	struct source_key source_key;
 	struct subnet_key subnet_key;
 	struct addr local_key;
+	struct way_key way_key;
 	__u64 place; /* in sweep_queue */
 	struct queued queued;
 };

@@ -23,6 +23,22 @@ static __always_inline void csum_replace(__sum16 *check, __be32 from, __be32 to)
 	*check = ~sum;
 }
 
+/* csum_forwarded updates the header's checksum for one address that changes and a TTL that
+ * is lowered by one.
+ */
+static __always_inline void csum_forwarded(struct iphdr *ip, __be32 from, __be32 to)
+{
+	__u64 sum = (__u16) ~ip->check;
+
+	sum += (__u64)(__u32)~from + to;
+	sum += (__u16)~bpf_htons(1 << 8); /* the TTL is the high half of its 16 bits */
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	ip->check = ~sum;
+}
+
 /* l4_check returns where the transport checksum is, and the helper's flags for it:
  * a UDP checksum of zero means none (RFC 768) and must stay so.
  */

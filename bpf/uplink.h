@@ -149,6 +149,71 @@ static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fi
 	return redirected(bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0));
 }
 
+/* way_place fills the key under which a conversation's way out is shared, and returns where
+ * that is among ways.
+ */
+static __always_inline __u32 way_place(struct way_key *key, const struct hit *hit, __u32 ifindex,
+				       __u8 tos)
+{
+	__u32 reply = hit->half == HALF_REPLY;
+
+	key->source = hit->xlat.src;
+	key->dst = hit->xlat.dst;
+	key->ifindex = ifindex;
+	key->port = reply ? hit->xlat.sport : hit->xlat.dport;
+	key->proto = hit->xlat.proto;
+	key->class = (tos & 0xfc) | reply;
+	return ((key->dst.w[3] ^ key->source.w[3] ^ ifindex << 16 ^ key->port) * 0x9e3779b1U) >> 24;
+}
+
+static __always_inline int way_key_equal(const struct way_key *a, const struct way_key *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
+}
+
+/* way_shared: has another conversation with the same destination found within the last second
+ * that the way out of f, which hit was read from, is still the one? If the FIB gave them
+ * different ones (several next hops, rules about ports) each looks for itself.
+ */
+static __always_inline int way_shared(struct __sk_buff *skb, struct flow *f, struct hit *hit,
+				      __u8 tos, __u64 now)
+{
+	struct way_key key;
+	__u32 place = way_place(&key, hit, skb->ifindex, tos);
+	struct way *way = bpf_map_lookup_elem(&ways, &place);
+
+	if (!way || (__u32)now - way->checked >= hz || way->oif != hit->oif ||
+	    !way_key_equal(&way->key, &key))
+		return 0;
+	if (!mac_equal(way->dmac, hit->dmac) || !mac_equal(way->smac, hit->smac))
+		return 0;
+	f->way_checked = way->checked;
+	return 1;
+}
+
+/* share_way tells the others. */
+static __always_inline void share_way(struct packet *pkt, const struct hit *hit,
+				      const struct bpf_fib_lookup *fib)
+{
+	__u32 zero = 0, place;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct way *way;
+
+	if (!s)
+		return;
+	place = way_place(&s->way_key, hit, pkt->ifindex, pkt->tos);
+	way = bpf_map_lookup_elem(&ways, &place);
+	if (!way)
+		return;
+	way->key = s->way_key;
+	way->checked = pkt->now;
+	way->oif = fib->ifindex;
+	__builtin_memcpy(way->dmac, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(way->smac, fib->smac, ETH_ALEN);
+}
+
 /* remember_way keeps the neighbour's and the device's address with the flow. */
 static __always_inline void remember_way(struct packet *pkt, const struct bpf_fib_lookup *fib)
 {
@@ -294,8 +359,10 @@ __noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *h
 		return -DROP_NOT_UPLINK;
 	if (needs_kernel(skb, pkt, oif))
 		return TO_STACK;
-	if (result == BPF_FIB_LKUP_RET_SUCCESS)
+	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		remember_way(pkt, fib);
+		share_way(pkt, hit, fib);
+	}
 	ret = rewrite(skb, pkt, hit, 1); /* the neighbour's output writes the addresses */
 	return ret ? ret : send_neigh(skb, fib);
 }

@@ -311,11 +311,30 @@ const (
 	datapathUplinkFlagUPLINK_SIDE datapathUplinkFlag = 1
 )
 
+type datapathWay struct {
+	_   structs.HostLayout
+	Key struct {
+		_       structs.HostLayout
+		Source  datapathAddr
+		Dst     datapathAddr
+		Ifindex uint32
+		Port    uint16
+		Proto   uint8
+		Class   uint8
+	}
+	Checked uint32
+	Oif     uint32
+	Dmac    [6]uint8
+	Smac    [6]uint8
+	Pad     [4]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	datapathMapAbout                 = "about"
+	datapathMapCallers               = "callers"
 	datapathMapDevices               = "devices"
 	datapathMapDrops                 = "drops"
 	datapathMapEndpoints             = "endpoints"
@@ -324,6 +343,7 @@ const (
 	datapathMapFlowsNew              = "flows_new"
 	datapathMapFragments             = "fragments"
 	datapathMapGens                  = "gens"
+	datapathMapInner                 = "inner"
 	datapathMapLocals                = "locals"
 	datapathMapNetworks              = "networks"
 	datapathMapPeers                 = "peers"
@@ -336,6 +356,7 @@ const (
 	datapathMapSweepQueue            = "sweep_queue"
 	datapathMapSweepers              = "sweepers"
 	datapathMapUplinks               = "uplinks"
+	datapathMapWays                  = "ways"
 	datapathProgClock                = "clock"
 	datapathProgConnect4             = "connect4"
 	datapathProgConnect6             = "connect6"
@@ -438,6 +459,7 @@ type datapathProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
 	About      *ebpf.MapSpec `ebpf:"about"`
+	Callers    *ebpf.MapSpec `ebpf:"callers"`
 	Devices    *ebpf.MapSpec `ebpf:"devices"`
 	Drops      *ebpf.MapSpec `ebpf:"drops"`
 	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
@@ -446,6 +468,7 @@ type datapathMapSpecs struct {
 	FlowsNew   *ebpf.MapSpec `ebpf:"flows_new"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
 	Gens       *ebpf.MapSpec `ebpf:"gens"`
+	Inner      *ebpf.MapSpec `ebpf:"inner"`
 	Locals     *ebpf.MapSpec `ebpf:"locals"`
 	Networks   *ebpf.MapSpec `ebpf:"networks"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
@@ -458,6 +481,7 @@ type datapathMapSpecs struct {
 	SweepQueue *ebpf.MapSpec `ebpf:"sweep_queue"`
 	Sweepers   *ebpf.MapSpec `ebpf:"sweepers"`
 	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
+	Ways       *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // datapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -502,6 +526,7 @@ func (o *datapathObjects) Close() error {
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
 	About      *ebpf.Map `ebpf:"about"`
+	Callers    *ebpf.Map `ebpf:"callers"`
 	Devices    *ebpf.Map `ebpf:"devices"`
 	Drops      *ebpf.Map `ebpf:"drops"`
 	Endpoints  *ebpf.Map `ebpf:"endpoints"`
@@ -510,6 +535,7 @@ type datapathMaps struct {
 	FlowsNew   *ebpf.Map `ebpf:"flows_new"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
 	Gens       *ebpf.Map `ebpf:"gens"`
+	Inner      *ebpf.Map `ebpf:"inner"`
 	Locals     *ebpf.Map `ebpf:"locals"`
 	Networks   *ebpf.Map `ebpf:"networks"`
 	Peers      *ebpf.Map `ebpf:"peers"`
@@ -522,11 +548,13 @@ type datapathMaps struct {
 	SweepQueue *ebpf.Map `ebpf:"sweep_queue"`
 	Sweepers   *ebpf.Map `ebpf:"sweepers"`
 	Uplinks    *ebpf.Map `ebpf:"uplinks"`
+	Ways       *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *datapathMaps) Close() error {
 	return _DatapathClose(
 		m.About,
+		m.Callers,
 		m.Devices,
 		m.Drops,
 		m.Endpoints,
@@ -535,6 +563,7 @@ func (m *datapathMaps) Close() error {
 		m.FlowsNew,
 		m.Fragments,
 		m.Gens,
+		m.Inner,
 		m.Locals,
 		m.Networks,
 		m.Peers,
@@ -547,6 +576,7 @@ func (m *datapathMaps) Close() error {
 		m.SweepQueue,
 		m.Sweepers,
 		m.Uplinks,
+		m.Ways,
 	)
 }
 
