@@ -6,19 +6,21 @@
 #include "maps.h"
 #include "packet.h"
 
-/* begin starts a packet; nothing is parsed yet. Null only to please the verifier. */
-static __always_inline struct scratch *begin(struct __sk_buff *skb)
+/* room returns this CPU's scratch. Null only to please the verifier. */
+static __always_inline struct scratch *room(void)
 {
 	__u32 zero = 0;
-	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
-	if (!s)
-		return 0;
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+/* begin starts a packet; nothing is parsed yet. */
+static __always_inline void begin(struct __sk_buff *skb, struct scratch *s)
+{
 	__builtin_memset(&s->packet, 0, sizeof(s->packet));
 	s->packet.now = bpf_jiffies64() + clock_offset;
 	s->packet.len = skb->len;
 	s->packet.ifindex = skb->ifindex;
-	return s;
 }
 
 static __always_inline void count_dropped(__u32 ifindex, __u32 len, int reason)

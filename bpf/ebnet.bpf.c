@@ -23,10 +23,10 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* to_gateway: is the frame for a bridge of ours? Their addresses start 06:eb. */
+/* to_gateway: is the frame for a bridge of ours? */
 static __always_inline int to_gateway(const struct packet *pkt)
 {
-	return pkt->dmac[0] == 0x06 && pkt->dmac[1] == 0xeb;
+	return is_gateway(pkt->dmac);
 }
 
 /* error_out: an ICMP error of an endpoint must be about a conversation of ours, or it would
@@ -267,17 +267,17 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct scratch *s;
+	struct scratch *s = room();
 	struct packet *pkt;
 	struct hit *hit;
 	int ret;
 
 	skb->tc_index = 0;
-	if (fast_path && !skb->vlan_present && ((ret = fast_out(skb)) || (ret = fast_neighbour(skb))))
-		return finish(skb, ret);
-	s = begin(skb);
 	if (!s)
 		return TC_ACT_SHOT;
+	if ((ret = fast_from_container(skb, s)))
+		return finish(skb, ret);
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)))
@@ -305,9 +305,10 @@ int from_bridge(struct __sk_buff *skb)
 
 	if (fast_path || skb->protocol != bpf_htons(ETH_P_IP) || skb->tc_index == MARK_DONE)
 		return TC_ACT_UNSPEC;
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
@@ -393,9 +394,10 @@ int to_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!skb->ingress_ifindex && !host_concerns(skb))
 		return TC_ACT_UNSPEC;
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (!skb->ingress_ifindex)
@@ -507,11 +509,12 @@ int from_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
 		return TC_ACT_UNSPEC; /* for a VLAN device above this one, which has hooks of its own */
-	if ((ret = fast_in(skb)))
-		return finish(skb, ret);
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	if ((ret = fast_from_uplink(skb, s)))
+		return finish(skb, ret);
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt))
@@ -574,9 +577,10 @@ int to_bridge(struct __sk_buff *skb)
 	}
 	if (!skb->ingress_ifindex && !is_icmp(skb))
 		return TC_ACT_UNSPEC;
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (!skb->ingress_ifindex)

@@ -4,8 +4,9 @@
  *
  * Each of these functions decides a packet wholly or leaves it as it is (CONTINUE), and
  * what follows them decides every packet on its own: taken out, they change nothing but
- * the cost. They are functions of their own so that their frames do not add to those
- * of the deep chains (512 bytes in all).
+ * the cost. What they need room for is in the CPU's scratch, since the stack is for the
+ * deep chains (512 bytes in all); and nothing here is called that can be in line, since a
+ * return costs some nanoseconds where the processor's predictions are not trusted.
  */
 #pragma once
 #include "drop.h"
@@ -167,111 +168,127 @@ static __always_inline int plain_rewrite(struct __sk_buff *skb, const struct cha
 /* fast_out: from an endpoint to outside. That the flow was opened from this very device
  * vouches for the source.
  */
-static __noinline int fast_out(struct __sk_buff *skb)
+static __always_inline int fast_out(struct __sk_buff *skb, struct plain_headers *h,
+				    struct scratch *s)
 {
-	struct plain_headers *h = plain_frame(skb);
 	__u64 now = bpf_jiffies64() + clock_offset;
 	struct change change = { .source = 1 };
-	struct tuple key;
+	struct hit *hit = &s->hit;
 	struct flow *f;
-	struct hit hit;
 	__u32 seen;
 	int ret;
 
-	if (!h || h->eth.h_dest[0] != 0x06 || h->eth.h_dest[1] != 0xeb || h->ip.ttl <= 1)
-		return CONTINUE;
 	seen = plain_news(skb, h);
-	if (!seen)
+	if (!seen || h->ip.ttl <= 1)
 		return CONTINUE;
-	plain_tuple(&key, h);
-	f = bpf_map_lookup_elem(&flows, &key);
+	plain_tuple(&s->key, h);
+	f = bpf_map_lookup_elem(&flows, &s->key);
 	if (!f || f->iif != skb->ifindex || !f->oif)
 		return CONTINUE;
 	if (f->kind != FLOW_SNAT && f->kind != FLOW_DNAT && f->kind != FLOW_DIRECT)
 		return CONTINUE;
-	if (!flow_fresh(&key, f, seen, now, &hit))
+	if (!flow_fresh(&s->key, f, seen, now, hit))
 		return CONTINUE;
-	if (hit.xlat.dst.w[3] != key.dst.w[3] || hit.xlat.dport != key.dport)
+	if (hit->xlat.dst.w[3] != s->key.dst.w[3] || hit->xlat.dport != s->key.dport)
 		return CONTINUE;
-	if ((__u32)now - hit.way_checked >= hz && !way_shared(skb, f, &hit, h->ip.tos, now))
+	if ((__u32)now - hit->way_checked >= hz && !way_shared(s, skb->ifindex, f, h->ip.tos, now))
 		return CONTINUE;
-	if (!fits(skb, hit.oif))
+	if (!fits(skb, hit->oif))
 		return CONTINUE;
 	f->packets++; /* as in flow_touch() */
 	f->bytes += skb->len;
-	change.from_addr = key.src.w[3];
-	change.to_addr = hit.xlat.src.w[3];
-	change.from_port = key.sport;
-	change.to_port = hit.xlat.sport;
-	change.proto = key.proto;
-	ret = plain_rewrite(skb, &change, &hit);
-	return ret ? ret : send_done(skb, hit.oif, 0);
+	change.from_addr = s->key.src.w[3];
+	change.to_addr = hit->xlat.src.w[3];
+	change.from_port = s->key.sport;
+	change.to_port = hit->xlat.sport;
+	change.proto = s->key.proto;
+	ret = plain_rewrite(skb, &change, hit);
+	return ret ? ret : send_done(skb, hit->oif, 0);
 }
 
 /* fast_in: from outside to an endpoint, or to the host and none of ours. */
-static __noinline int fast_in(struct __sk_buff *skb)
+static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *h,
+				   struct scratch *s)
 {
-	struct plain_headers *h = plain_frame(skb);
+	struct hit *hit = &s->hit;
 	struct change change = {};
-	struct tuple key;
 	struct flow *f;
-	struct hit hit;
 	__u32 seen;
 	int ret;
 
-	if (!h)
-		return CONTINUE;
 	if (!port_tracked(h->ip.protocol, h->dport) && !inner_near(h->ip.daddr))
 		return TO_STACK;
 	seen = plain_news(skb, h);
 	if (!fast_path || !seen || h->ip.ttl <= 1)
 		return CONTINUE;
-	plain_tuple(&key, h);
-	f = bpf_map_lookup_elem(&flows, &key);
+	plain_tuple(&s->key, h);
+	f = bpf_map_lookup_elem(&flows, &s->key);
 	if (!f || f->iif != OUTSIDE || f->kind == FLOW_HOST)
 		return CONTINUE;
-	if (!flow_fresh(&key, f, seen, bpf_jiffies64() + clock_offset, &hit))
+	if (!flow_fresh(&s->key, f, seen, bpf_jiffies64() + clock_offset, hit))
 		return CONTINUE;
-	if (hit.xlat.src.w[3] != key.src.w[3] || hit.xlat.sport != key.sport)
+	if (hit->xlat.src.w[3] != s->key.src.w[3] || hit->xlat.sport != s->key.sport)
 		return CONTINUE;
-	if (hit.half == HALF_REPLY && !may_leave(skb->ifindex, 0))
+	if (hit->half == HALF_REPLY && !may_leave(skb->ifindex, 0))
 		return CONTINUE; /* containers do not open conversations that way */
-	if (!fits(skb, hit.oif))
+	if (!fits(skb, hit->oif))
 		return CONTINUE;
 	f->packets++;
 	f->bytes += skb->len;
-	change.from_addr = key.dst.w[3];
-	change.to_addr = hit.xlat.dst.w[3];
-	change.from_port = key.dport;
-	change.to_port = hit.xlat.dport;
-	change.proto = key.proto;
-	ret = plain_rewrite(skb, &change, &hit);
-	return ret ? ret : redirected(bpf_redirect_peer(hit.oif, 0));
+	change.from_addr = s->key.dst.w[3];
+	change.to_addr = hit->xlat.dst.w[3];
+	change.from_port = s->key.dport;
+	change.to_port = hit->xlat.dport;
+	change.proto = s->key.proto;
+	ret = plain_rewrite(skb, &change, hit);
+	return ret ? ret : redirected(bpf_redirect_peer(hit->oif, 0));
+}
+
+/* near_at finds a container of the network by its address, if it is the one at its place. */
+static __always_inline struct near *near_at(__be32 v4)
+{
+	__u32 place = bpf_ntohl(v4) & (NEARS - 1);
+	struct near *near = bpf_map_lookup_elem(&nears, &place);
+
+	return near && near->addr == v4 && v4 ? near : 0;
 }
 
 /* fast_neighbour: between two endpoints of one network that talk to each other's own
  * addresses. Nothing in the packet changes.
  */
-static __noinline int fast_neighbour(struct __sk_buff *skb)
+static __always_inline int fast_neighbour(struct __sk_buff *skb, struct plain_headers *h)
 {
-	struct plain_headers *h = plain_frame(skb);
-	__u32 ifindex = skb->ifindex;
-	struct device *dev;
-	struct endpoint *to;
+	struct near *from = near_at(h->ip.saddr), *to = near_at(h->ip.daddr);
 	struct network *net;
-	struct addr dst;
+	__u32 network;
 
-	if (!h || (h->sport == bpf_htons(67) && h->dport == bpf_htons(68)))
+	if (!from || from->ifindex != skb->ifindex || !mac_equal(from->mac, h->eth.h_source))
 		return CONTINUE;
-	dev = bpf_map_lookup_elem(&devices, &ifindex);
-	if (!dev || dev->addr4.w[3] != h->ip.saddr || !mac_equal(dev->mac, h->eth.h_source))
+	if (!to || to->network != from->network || !mac_equal(to->mac, h->eth.h_dest))
 		return CONTINUE;
-	addr_from_v4(&dst, h->ip.daddr);
-	to = bpf_map_lookup_elem(&endpoints, &dst);
-	if (!to || to->network != dev->network || !mac_equal(to->mac, h->eth.h_dest))
+	if (h->sport == bpf_htons(67) && h->dport == bpf_htons(68)) /* see plays_dhcp() */
 		return CONTINUE;
-	net = bpf_map_lookup_elem(&networks, &to->network);
-	if (!net || net->flags & NET_NO_ICC || (dev->published && is_caller(to->slot)))
+	network = to->network;
+	net = bpf_map_lookup_elem(&networks, &network);
+	if (!net || net->flags & NET_NO_ICC || (from->published && is_caller(to->slot)))
 		return CONTINUE;
 	return send_peer(skb, to->ifindex);
+}
+
+/* fast_from_container: what an endpoint sends. */
+static __always_inline int fast_from_container(struct __sk_buff *skb, struct scratch *s)
+{
+	struct plain_headers *h;
+
+	if (!fast_path || skb->vlan_present || !(h = plain_frame(skb)))
+		return CONTINUE;
+	return is_gateway(h->eth.h_dest) ? fast_out(skb, h, s) : fast_neighbour(skb, h);
+}
+
+/* fast_from_uplink: what comes from outside. */
+static __always_inline int fast_from_uplink(struct __sk_buff *skb, struct scratch *s)
+{
+	struct plain_headers *h = plain_frame(skb);
+
+	return h ? fast_in(skb, h, s) : CONTINUE;
 }

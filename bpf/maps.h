@@ -91,6 +91,16 @@ struct {
 	__type(value, struct device);
 } devices SEC(".maps");
 
+/* Containers of IPv4 by the low bits of their addresses, see struct near. Written by Go, read by
+ * from_container.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEARS);
+	__type(key, __u32);
+	__type(value, struct near);
+} nears SEC(".maps");
+
 /* Networks by id. Written by Go, read by all programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -197,6 +207,16 @@ struct {
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
+/* Uplinks by the low bits of their interface index, see struct near. Written by Go, read by all
+ * programs.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEAR_UPLINKS);
+	__type(key, __u32);
+	__type(value, struct near_uplink);
+} near_uplinks SEC(".maps");
+
 /* Addresses of the host, as enum local_kind, for programs that have no FIB to ask.
  * Written by Go, and by the programs when they see that one is new or gone.
  */
@@ -299,6 +319,7 @@ struct port_search {
 struct scratch {
 	struct packet packet;
 	struct hit hit;
+	struct tuple key; /* of the packet, where it is not parsed into packet */
 	struct tuple orig_key;
 	struct tuple reply_key;
 	struct tuple other_key;

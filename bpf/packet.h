@@ -134,6 +134,12 @@ static __always_inline int mac_equal(const __u8 *a, const __u8 *b)
 	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
 }
 
+/* is_gateway: is it the Ethernet address of a bridge of ours? Those start 06:eb. */
+static __always_inline int is_gateway(const __u8 *mac)
+{
+	return mac[0] == 0x06 && mac[1] == 0xeb;
+}
+
 /* tuple_reverse makes the tuple of the answer. */
 static __always_inline void tuple_reverse(struct tuple *to, const struct tuple *from)
 {

@@ -177,15 +177,15 @@ static __always_inline int way_key_equal(const struct way_key *a, const struct w
  * that the way out of f, which hit was read from, is still the one? If the FIB gave them
  * different ones (several next hops, rules about ports) each looks for itself.
  */
-static __always_inline int way_shared(struct __sk_buff *skb, struct flow *f, struct hit *hit,
-				      __u8 tos, __u64 now)
+static __always_inline int way_shared(struct scratch *s, __u32 ifindex, struct flow *f, __u8 tos,
+				      __u64 now)
 {
-	struct way_key key;
-	__u32 place = way_place(&key, hit, skb->ifindex, tos);
+	struct hit *hit = &s->hit;
+	__u32 place = way_place(&s->way_key, hit, ifindex, tos);
 	struct way *way = bpf_map_lookup_elem(&ways, &place);
 
 	if (!way || (__u32)now - way->checked >= hz || way->oif != hit->oif ||
-	    !way_key_equal(&way->key, &key))
+	    !way_key_equal(&way->key, &s->way_key))
 		return 0;
 	if (!mac_equal(way->dmac, hit->dmac) || !mac_equal(way->smac, hit->smac))
 		return 0;
@@ -234,7 +234,13 @@ static __always_inline void remember_way(struct packet *pkt, const struct bpf_fi
  */
 static __always_inline int may_leave(__u32 oif, int answer)
 {
-	struct uplink *up = bpf_map_lookup_elem(&uplinks, &oif);
+	__u32 place = oif & (NEAR_UPLINKS - 1);
+	struct near_uplink *near = bpf_map_lookup_elem(&near_uplinks, &place);
+	struct uplink *up;
+
+	if (near && near->ifindex == oif)
+		return answer || !(near->flags & UPLINK_SIDE);
+	up = bpf_map_lookup_elem(&uplinks, &oif);
 
 	return up && (answer || !(up->flags & UPLINK_SIDE));
 }
