@@ -21,9 +21,9 @@ help: ## show this help
 build: ## build bin/ebnet
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ebnet ./cmd/ebnet
 
-generate: ## compile bpf/ and write the Go file for it (needs clang-16)
+generate: ## compile bpf/ and write the Go files for it (needs clang-16)
 	tests/install-deps.sh generate
-	$(GO) generate ./loader
+	$(GO) generate ./loader ./cmd/internal/bench
 
 test: ## run all tests (as root, or those that need it are skipped)
 	tests/install-deps.sh test

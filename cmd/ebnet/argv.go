@@ -239,6 +239,10 @@ func checkValue(f cli.Flag, value string) error {
 		if _, err := strconv.ParseBool(value); err != nil {
 			return fmt.Errorf("%q is neither true nor false", value)
 		}
+	case *cli.Float64Flag:
+		if _, err := strconv.ParseFloat(value, 64); err != nil {
+			return fmt.Errorf("%q is not a number", value)
+		}
 	case *cli.IntFlag:
 		if _, err := strconv.ParseInt(value, 0, strconv.IntSize); err != nil {
 			return fmt.Errorf("%q is not a number", value)

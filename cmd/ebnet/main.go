@@ -76,7 +76,7 @@ func (p *program) app() *cli.App {
 			p.networkCommand(),
 			p.connectCommand(), p.disconnectCommand(), p.endpointCommand(), p.runCommand(),
 			p.exposeCommand(), p.unexposeCommand(), p.portsCommand(),
-			p.flowsCommand(),
+			p.flowsCommand(), p.benchCommand(),
 			p.versionCommand(), p.completionCommand(),
 		},
 		Action:                    func(c *cli.Context) error { return cli.ShowAppHelp(c) },

@@ -1,0 +1,108 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ebnet/ebnet/cmd/internal/bench/report"
+)
+
+// part is a part of the benchmark: cases that are measured in a like manner.
+type part struct {
+	cases []report.Case // all it knows, without series
+	// plan makes the jobs of the cases that are wanted.
+	plan func(ctx context.Context, l *lab, o *Options) (plan, error)
+}
+
+// parts are the benchmark, in the order in which it runs.
+func parts() []part {
+	return []part{
+		{ppsCases, planPPS},
+	}
+}
+
+// Peers are the names of what can be measured, in the order in which it is.
+func Peers() []string {
+	var names []string
+	for _, b := range builders {
+		names = append(names, b.peer)
+	}
+	return names
+}
+
+// Cases are the names of all cases, in the order in which they run.
+func Cases() []string {
+	var names []string
+	for _, p := range parts() {
+		for _, c := range p.cases {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// Groups are the names that stand for several cases each.
+func Groups() []string {
+	var names []string
+	for _, p := range parts() {
+		for _, c := range p.cases {
+			if !slices.Contains(names, c.Group) {
+				names = append(names, c.Group)
+			}
+		}
+	}
+	return names
+}
+
+// CheckPeers returns an error with the valid names if one of the names is none of a peer.
+func CheckPeers(names []string) error { return check(names, Peers()) }
+
+// CheckCases is CheckPeers for names of cases and of groups.
+func CheckCases(names []string) error { return check(names, append(Groups(), Cases()...)) }
+
+func check(names, valid []string) error {
+	for _, name := range names {
+		if !slices.Contains(valid, name) {
+			return fmt.Errorf("%q is none of %s", name, strings.Join(valid, ", "))
+		}
+	}
+	return nil
+}
+
+// wantsPeer reports whether a peer was asked for.
+func (o *Options) wantsPeer(name string) bool {
+	return len(o.Peers) == 0 || slices.Contains(o.Peers, name)
+}
+
+// wanted are the cases of cs that were asked for.
+func (o *Options) wanted(cs []report.Case) []report.Case {
+	var wanted []report.Case
+	for _, c := range cs {
+		byName := slices.Contains(o.Cases, c.Name) || slices.Contains(o.Cases, c.Group)
+		if byName || len(o.Cases) == 0 && (!o.Quick || slices.Contains(quickCases, c.Name)) {
+			wanted = append(wanted, c)
+		}
+	}
+	return wanted
+}
+
+// quickCases are those of a quick run.
+var quickCases = []string{"pps/out", "pps/in", "pps/inside"}
+
+// Steps tells what a run would measure.
+func (o *Options) Steps() []string {
+	peers := o.Peers
+	if len(peers) == 0 {
+		peers = Peers()
+	}
+	var steps []string
+	for _, p := range parts() {
+		for _, c := range o.wanted(p.cases) {
+			steps = append(steps, fmt.Sprintf("measure %s through %s: %d rounds of %g s each",
+				c.Name, strings.Join(peers, ", "), o.Rounds, o.Seconds))
+		}
+	}
+	return steps
+}
