@@ -18,28 +18,47 @@
 #include "rewrite.h"
 #include "uplink.h"
 
-/* The headers up to and with the ports: Ethernet, IPv4 without options. */
+/* The headers after Ethernet's, up to and with the ports: IPv4 without options. Not packed, and
+ * without Ethernet's 14 bytes: the compiler would read and write byte by byte.
+ */
 struct plain_headers {
-	struct ethhdr eth;
 	struct iphdr ip;
 	__be16 sport;
 	__be16 dport;
 	__u8 rest_of_udp[4];
-} __attribute__((packed));
+};
+
+/* Ethernet's, in halves of a word. */
+struct plain_ethernet {
+	__be16 dmac[3];
+	__be16 smac[3];
+	__be16 proto;
+};
 
 #define IPV4_NO_OPTIONS 0x45 /* version and header length */
+
+static __always_inline struct plain_ethernet *plain_ethernet(const struct plain_headers *h)
+{
+	return (void *)h - L3_OFF;
+}
+
+static __always_inline void mac_copy(void *to, const void *from)
+{
+	*(__u32 *)to = *(const __u32 *)from;
+	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
+}
 
 /* plain_frame returns the headers of a frame that has TCP or UDP ports right after an IPv4
  * header without options, whole and of the lengths that it claims; else null.
  */
 static __always_inline struct plain_headers *plain_frame(struct __sk_buff *skb)
 {
-	struct plain_headers *h = (void *)(long)skb->data;
+	struct plain_headers *h = (void *)(long)skb->data + L3_OFF;
 	__u32 total;
 
 	if ((void *)(h + 1) > (void *)(long)skb->data_end)
 		return 0;
-	if (h->eth.h_proto != bpf_htons(ETH_P_IP) || *(__u8 *)&h->ip != IPV4_NO_OPTIONS)
+	if (plain_ethernet(h)->proto != bpf_htons(ETH_P_IP) || *(__u8 *)&h->ip != IPV4_NO_OPTIONS)
 		return 0;
 	if (h->ip.protocol != IPPROTO_TCP && h->ip.protocol != IPPROTO_UDP)
 		return 0;
@@ -48,7 +67,7 @@ static __always_inline struct plain_headers *plain_frame(struct __sk_buff *skb)
 	total = bpf_ntohs(h->ip.tot_len);
 	if (!total && skb->len > 0xffff) /* as in parse_ipv4() */
 		total = skb->len - L3_OFF;
-	if (total < sizeof(*h) - L3_OFF || L3_OFF + total > skb->len)
+	if (total < sizeof(*h) || L3_OFF + total > skb->len)
 		return 0;
 	return h;
 }
@@ -89,20 +108,38 @@ static __always_inline void plain_tuple(struct tuple *t, const struct plain_head
 	t->pad[1] = 0;
 }
 
-/* flow_fresh: f, found under key, counts, and a packet that shows seen tells nothing new
- * about it. Fills hit.
+/* plain_read copies what is needed of f, found under s->key, whose side is the one that is
+ * translated: the source, or else the destination. Returns 0 if the other side is translated as well,
+ * or if the entry has become another flow's meanwhile (see flow_read()).
  */
-static __always_inline int flow_fresh(const struct tuple *key, struct flow *f, __u32 seen,
-				      __u64 now, struct hit *hit)
+static __always_inline int plain_read(struct scratch *s, struct flow *f, int source)
+{
+	struct plain *p = &s->plain;
+	int kept = source ? f->xlat.dst.w[3] == s->key.dst.w[3] && f->xlat.dport == s->key.dport
+			  : f->xlat.src.w[3] == s->key.src.w[3] && f->xlat.sport == s->key.sport;
+
+	p->addr = source ? f->xlat.src.w[3] : f->xlat.dst.w[3];
+	p->port = source ? f->xlat.sport : f->xlat.dport;
+	p->oif = f->oif;
+	p->slot = f->slot;
+	p->gen = f->gen;
+	p->way_checked = f->way_checked;
+	p->half = f->half;
+	mac_copy(p->dmac, f->dmac);
+	mac_copy(p->smac, f->smac);
+	barrier();
+	return kept && f->tag == tuple_tag(&s->key);
+}
+
+/* plain_counts: f counts, and a packet that shows seen tells nothing new about it. */
+static __always_inline int plain_counts(struct scratch *s, struct flow *f, __u32 seen, __u64 now)
 {
 	__u64 silent = now - f->last_seen;
 
-	if (!flow_read(key, f, hit))
-		return 0;
-	if (seen & ~f->seen || generation(hit->slot) != hit->gen)
+	if (seen & ~f->seen || generation(s->plain.slot) != s->plain.gen)
 		return 0;
 	if (silent >= hz) {
-		if (silent >= timeout_of(key->proto, f->seen, f->peer_seen))
+		if (silent >= timeout_of(s->key.proto, f->seen, f->peer_seen))
 			return 0;
 		f->last_seen = now;
 	}
@@ -118,51 +155,90 @@ static __always_inline int fits(struct __sk_buff *skb, __u32 ifindex)
 	       bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) == 0;
 }
 
-/* One side of a packet is translated. */
-struct change {
-	__be32 from_addr;
-	__be32 to_addr;
-	__be16 from_port;
-	__be16 to_port;
-	__u8 source; /* the source, not the destination */
-	__u8 proto;
-};
-
-/* plain_rewrite is rewrite() for one side and for headers at fixed places. The checksums of
- * the transport header come first, since helpers make what is known of the packet void.
- */
-static __always_inline int plain_rewrite(struct __sk_buff *skb, const struct change *c,
-					 const struct hit *hit)
+/* plain_sum changes the transport checksum for one side of s->key. */
+static __always_inline int plain_sum(struct __sk_buff *skb, struct scratch *s, int source)
 {
-	__u32 udp = c->proto == IPPROTO_UDP;
-	__u32 check = udp ? __builtin_offsetof(struct udphdr, check)
-			  : __builtin_offsetof(struct tcphdr, check);
+	__be32 addr = source ? s->key.src.w[3] : s->key.dst.w[3];
+	__be16 port = source ? s->key.sport : s->key.dport;
+	__u32 udp = s->key.proto == IPPROTO_UDP, state = checksum_state(skb);
+	__u32 off = udp ? __builtin_offsetof(struct udphdr, check)
+			: __builtin_offsetof(struct tcphdr, check);
 	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+	struct plain *p = &s->plain;
+	__sum16 *check;
+
+	off += L3_OFF + sizeof(struct iphdr);
+	check = (void *)(long)skb->data + off;
+	if (state != CHECKSUM_COMPLETE && (void *)(check + 1) <= (void *)(long)skb->data_end) {
+		l4_sum_replace(check, state, udp, addr, p->addr, port, p->port);
+		return CONTINUE;
+	}
+	if (addr != p->addr &&
+	    bpf_l4_csum_replace(skb, off, addr, p->addr, flags | BPF_F_PSEUDO_HDR | sizeof(addr)))
+		return -DROP_REWRITE;
+	if (port != p->port && bpf_l4_csum_replace(skb, off, port, p->port, flags | sizeof(port)))
+		return -DROP_REWRITE;
+	return CONTINUE;
+}
+
+/* plain_rewrite is rewrite() for one side of s->key and for headers at fixed places. The
+ * transport checksum comes first, since helpers make what is known of the packet void.
+ */
+static __always_inline int plain_rewrite(struct __sk_buff *skb, struct scratch *s, int source)
+{
+	struct plain *p = &s->plain;
 	struct plain_headers *h;
 
-	check += L3_OFF + sizeof(struct iphdr);
-	if (c->from_addr != c->to_addr &&
-	    bpf_l4_csum_replace(skb, check, c->from_addr, c->to_addr,
-				flags | BPF_F_PSEUDO_HDR | sizeof(c->to_addr)))
+	if (plain_sum(skb, s, source))
 		return -DROP_REWRITE;
-	if (c->from_port != c->to_port &&
-	    bpf_l4_csum_replace(skb, check, c->from_port, c->to_port, flags | sizeof(c->to_port)))
-		return -DROP_REWRITE;
-	h = (void *)(long)skb->data;
+	h = (void *)(long)skb->data + L3_OFF;
 	if ((void *)(h + 1) > (void *)(long)skb->data_end)
 		return -DROP_REWRITE;
-	__builtin_memcpy(h->eth.h_dest, hit->dmac, ETH_ALEN);
-	__builtin_memcpy(h->eth.h_source, hit->smac, ETH_ALEN);
-	if (c->source) {
-		h->ip.saddr = c->to_addr;
-		h->sport = c->to_port;
+	mac_copy(plain_ethernet(h)->dmac, p->dmac);
+	mac_copy(plain_ethernet(h)->smac, p->smac);
+	if (source) {
+		csum_forwarded(&h->ip, h->ip.saddr, p->addr);
+		h->ip.saddr = p->addr;
+		h->sport = p->port;
 	} else {
-		h->ip.daddr = c->to_addr;
-		h->dport = c->to_port;
+		csum_forwarded(&h->ip, h->ip.daddr, p->addr);
+		h->ip.daddr = p->addr;
+		h->dport = p->port;
 	}
-	csum_forwarded(&h->ip, c->from_addr, c->to_addr);
 	h->ip.ttl--;
 	return CONTINUE;
+}
+
+static __always_inline int way_key_equal(const struct way_key *a, const struct way_key *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
+}
+
+/* way_shared: has another conversation with the same destination found within the last second
+ * that the way out of f, as read into s->plain, is still the one? If the FIB gave them
+ * different ones (several next hops, rules about ports) each looks for itself.
+ */
+static __always_inline int way_shared(struct __sk_buff *skb, struct scratch *s, struct flow *f,
+				      __u8 tos, __u64 now)
+{
+	struct plain *p = &s->plain;
+	__u32 place;
+	struct way *way;
+
+	s->hit.xlat = s->key;
+	s->hit.xlat.src.w[3] = p->addr;
+	s->hit.xlat.sport = p->port;
+	place = way_place(&s->way_key, &s->hit.xlat, p->half, skb->ifindex, tos);
+	way = bpf_map_lookup_elem(&ways, &place);
+	if (!way || (__u32)now - way->checked >= hz || way->oif != p->oif ||
+	    !way_key_equal(&way->key, &s->way_key))
+		return 0;
+	if (!mac_equal(way->dmac, p->dmac) || !mac_equal(way->smac, p->smac))
+		return 0;
+	f->way_checked = way->checked;
+	return 1;
 }
 
 /* fast_out: from an endpoint to outside. That the flow was opened from this very device
@@ -172,13 +248,10 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct plain_headers 
 				    struct scratch *s)
 {
 	__u64 now = bpf_jiffies64() + clock_offset;
-	struct change change = { .source = 1 };
-	struct hit *hit = &s->hit;
+	__u32 seen = plain_news(skb, h);
 	struct flow *f;
-	__u32 seen;
 	int ret;
 
-	seen = plain_news(skb, h);
 	if (!seen || h->ip.ttl <= 1)
 		return CONTINUE;
 	plain_tuple(&s->key, h);
@@ -187,31 +260,22 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct plain_headers 
 		return CONTINUE;
 	if (f->kind != FLOW_SNAT && f->kind != FLOW_DNAT && f->kind != FLOW_DIRECT)
 		return CONTINUE;
-	if (!flow_fresh(&s->key, f, seen, now, hit))
+	if (!plain_read(s, f, 1) || !plain_counts(s, f, seen, now))
 		return CONTINUE;
-	if (hit->xlat.dst.w[3] != s->key.dst.w[3] || hit->xlat.dport != s->key.dport)
+	if ((__u32)now - s->plain.way_checked >= hz && !way_shared(skb, s, f, h->ip.tos, now))
 		return CONTINUE;
-	if ((__u32)now - hit->way_checked >= hz && !way_shared(s, skb->ifindex, f, h->ip.tos, now))
-		return CONTINUE;
-	if (!fits(skb, hit->oif))
+	if (!fits(skb, s->plain.oif))
 		return CONTINUE;
 	f->packets++; /* as in flow_touch() */
 	f->bytes += skb->len;
-	change.from_addr = s->key.src.w[3];
-	change.to_addr = hit->xlat.src.w[3];
-	change.from_port = s->key.sport;
-	change.to_port = hit->xlat.sport;
-	change.proto = s->key.proto;
-	ret = plain_rewrite(skb, &change, hit);
-	return ret ? ret : send_done(skb, hit->oif, 0);
+	ret = plain_rewrite(skb, s, 1);
+	return ret ? ret : send_done(skb, s->plain.oif, 0);
 }
 
 /* fast_in: from outside to an endpoint, or to the host and none of ours. */
 static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *h,
 				   struct scratch *s)
 {
-	struct hit *hit = &s->hit;
-	struct change change = {};
 	struct flow *f;
 	__u32 seen;
 	int ret;
@@ -225,23 +289,16 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 	f = bpf_map_lookup_elem(&flows, &s->key);
 	if (!f || f->iif != OUTSIDE || f->kind == FLOW_HOST)
 		return CONTINUE;
-	if (!flow_fresh(&s->key, f, seen, bpf_jiffies64() + clock_offset, hit))
+	if (!plain_read(s, f, 0) || !plain_counts(s, f, seen, bpf_jiffies64() + clock_offset))
 		return CONTINUE;
-	if (hit->xlat.src.w[3] != s->key.src.w[3] || hit->xlat.sport != s->key.sport)
-		return CONTINUE;
-	if (hit->half == HALF_REPLY && !may_leave(skb->ifindex, 0))
+	if (s->plain.half == HALF_REPLY && !may_leave(skb->ifindex, 0))
 		return CONTINUE; /* containers do not open conversations that way */
-	if (!fits(skb, hit->oif))
+	if (!fits(skb, s->plain.oif))
 		return CONTINUE;
 	f->packets++;
 	f->bytes += skb->len;
-	change.from_addr = s->key.dst.w[3];
-	change.to_addr = hit->xlat.dst.w[3];
-	change.from_port = s->key.dport;
-	change.to_port = hit->xlat.dport;
-	change.proto = s->key.proto;
-	ret = plain_rewrite(skb, &change, hit);
-	return ret ? ret : redirected(bpf_redirect_peer(hit->oif, 0));
+	ret = plain_rewrite(skb, s, 0);
+	return ret ? ret : redirected(bpf_redirect_peer(s->plain.oif, 0));
 }
 
 /* near_at finds a container of the network by its address, if it is the one at its place. */
@@ -259,12 +316,13 @@ static __always_inline struct near *near_at(__be32 v4)
 static __always_inline int fast_neighbour(struct __sk_buff *skb, struct plain_headers *h)
 {
 	struct near *from = near_at(h->ip.saddr), *to = near_at(h->ip.daddr);
+	struct plain_ethernet *eth = plain_ethernet(h);
 	struct network *net;
 	__u32 network;
 
-	if (!from || from->ifindex != skb->ifindex || !mac_equal(from->mac, h->eth.h_source))
+	if (!from || from->ifindex != skb->ifindex || !mac_equal(from->mac, eth->smac))
 		return CONTINUE;
-	if (!to || to->network != from->network || !mac_equal(to->mac, h->eth.h_dest))
+	if (!to || to->network != from->network || !mac_equal(to->mac, eth->dmac))
 		return CONTINUE;
 	if (h->sport == bpf_htons(67) && h->dport == bpf_htons(68)) /* see plays_dhcp() */
 		return CONTINUE;
@@ -282,7 +340,7 @@ static __always_inline int fast_from_container(struct __sk_buff *skb, struct scr
 
 	if (!fast_path || skb->vlan_present || !(h = plain_frame(skb)))
 		return CONTINUE;
-	return is_gateway(h->eth.h_dest) ? fast_out(skb, h, s) : fast_neighbour(skb, h);
+	return is_gateway(plain_ethernet(h)->dmac) ? fast_out(skb, h, s) : fast_neighbour(skb, h);
 }
 
 /* fast_from_uplink: what comes from outside. */

@@ -307,6 +307,22 @@ struct hit {
 	__u32 gen;
 };
 
+/* The same for what fast.h handles, where one side is translated. */
+struct plain {
+	__be32 addr; /* after translation, of that side */
+	__be16 port;
+	enum flow_half half;
+	__u8 pad;
+	__u32 oif;
+	__u32 way_checked;
+	__u32 slot;
+	__u32 gen;
+	__u8 dmac[6];
+	__u8 pad2[2];
+	__u8 smac[6];
+	__u8 pad3[2];
+};
+
 /* A search for a source port. */
 struct port_search {
 	__u64 now;
@@ -320,6 +336,7 @@ struct scratch {
 	struct packet packet;
 	struct hit hit;
 	struct tuple key; /* of the packet, where it is not parsed into packet */
+	struct plain plain;
 	struct tuple orig_key;
 	struct tuple reply_key;
 	struct tuple other_key;

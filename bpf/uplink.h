@@ -152,45 +152,18 @@ static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fi
 /* way_place fills the key under which a conversation's way out is shared, and returns where
  * that is among ways.
  */
-static __always_inline __u32 way_place(struct way_key *key, const struct hit *hit, __u32 ifindex,
-				       __u8 tos)
+static __always_inline __u32 way_place(struct way_key *key, const struct tuple *xlat, __u8 half,
+				       __u32 ifindex, __u8 tos)
 {
-	__u32 reply = hit->half == HALF_REPLY;
+	__u32 reply = half == HALF_REPLY;
 
-	key->source = hit->xlat.src;
-	key->dst = hit->xlat.dst;
+	key->source = xlat->src;
+	key->dst = xlat->dst;
 	key->ifindex = ifindex;
-	key->port = reply ? hit->xlat.sport : hit->xlat.dport;
-	key->proto = hit->xlat.proto;
+	key->port = reply ? xlat->sport : xlat->dport;
+	key->proto = xlat->proto;
 	key->class = (tos & 0xfc) | reply;
 	return ((key->dst.w[3] ^ key->source.w[3] ^ ifindex << 16 ^ key->port) * 0x9e3779b1U) >> 24;
-}
-
-static __always_inline int way_key_equal(const struct way_key *a, const struct way_key *b)
-{
-	const __u64 *x = (const void *)a, *y = (const void *)b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
-}
-
-/* way_shared: has another conversation with the same destination found within the last second
- * that the way out of f, which hit was read from, is still the one? If the FIB gave them
- * different ones (several next hops, rules about ports) each looks for itself.
- */
-static __always_inline int way_shared(struct scratch *s, __u32 ifindex, struct flow *f, __u8 tos,
-				      __u64 now)
-{
-	struct hit *hit = &s->hit;
-	__u32 place = way_place(&s->way_key, hit, ifindex, tos);
-	struct way *way = bpf_map_lookup_elem(&ways, &place);
-
-	if (!way || (__u32)now - way->checked >= hz || way->oif != hit->oif ||
-	    !way_key_equal(&way->key, &s->way_key))
-		return 0;
-	if (!mac_equal(way->dmac, hit->dmac) || !mac_equal(way->smac, hit->smac))
-		return 0;
-	f->way_checked = way->checked;
-	return 1;
 }
 
 /* share_way tells the others. */
@@ -203,7 +176,7 @@ static __always_inline void share_way(struct packet *pkt, const struct hit *hit,
 
 	if (!s)
 		return;
-	place = way_place(&s->way_key, hit, pkt->ifindex, pkt->tos);
+	place = way_place(&s->way_key, &hit->xlat, hit->half, pkt->ifindex, pkt->tos);
 	way = bpf_map_lookup_elem(&ways, &place);
 	if (!way)
 		return;
