@@ -76,18 +76,18 @@ func (l *lab) requests(ctx context.Context, w way, d time.Duration) (sample, err
 			return sample{}, err
 		}
 	}
-	return l.face(func() error { return answer(c.server) }, func() { c.shutdown() }, func(t *times) error {
+	return l.face(w, func() error { return answer(c.server) }, func() { c.shutdown() }, func(t *times) error {
 		return t.repeat(ctx, d, func() error { return ask(c.client) })
 	})
 }
 
-// face lets a client and a server work on the lab's CPU, each on a thread of its own, until the
-// client has done, and makes a sample of the times that it took.
-func (l *lab) face(server func() error, stop func(), client func(*times) error) (sample, error) {
+// face lets the client and the server of a way work on the lab's CPU, each on a thread of its own
+// where it belongs, until the client has done, and makes a sample of the times that it took.
+func (l *lab) face(w way, server func() error, stop func(), client func(*times) error) (sample, error) {
 	serving := make(chan error, 1)
-	go func() { serving <- onCPU(l.cpu, server) }()
+	go func() { serving <- w.server.onCPU(l.cpu, server) }()
 	var t times
-	err := onCPU(l.cpu, func() error { return client(&t) })
+	err := w.client.onCPU(l.cpu, func() error { return client(&t) })
 	stop()
 	if err := errors.Join(err, <-serving); err != nil {
 		return sample{}, err
@@ -153,7 +153,7 @@ func (l *lab) connections(ctx context.Context, w way, d time.Duration, last *int
 		return to.once()
 	}
 	stop := func() { _ = unix.Shutdown(listener, unix.SHUT_RDWR) } // ends accept
-	return l.face(func() error { return first.serve(listener) }, stop, func(t *times) error {
+	return l.face(w, func() error { return first.serve(listener) }, stop, func(t *times) error {
 		return t.repeat(ctx, d, connect)
 	})
 }
@@ -176,10 +176,10 @@ func (w way) beyond(addr netip.Addr) way {
 	return w
 }
 
-// once makes a connection for one request. It closes it first, so that its side keeps it in
+// once makes a connection for one request, on a thread where the client is. It closes it first, so that its side keeps it in
 // TIME_WAIT, as with most protocols.
 func (w way) once() error {
-	fd, err := tcpSocket(w.client)
+	fd, err := tcpSocket()
 	if err != nil {
 		return err
 	}

@@ -13,14 +13,20 @@ import (
 // longer than the kernel waits before it sends the first packet of a connection again.
 const patience = 2 * time.Second
 
-// tcpSocket opens a socket at an end.
-func tcpSocket(e end) (fd int, err error) {
+// tcpSocketAt opens a socket at an end.
+func tcpSocketAt(e end) (fd int, err error) {
 	err = e.do(func() error {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fd, err = tcpSocket()
 		return err
 	})
+	return fd, err
+}
+
+// tcpSocket opens a socket where the calling thread is.
+func tcpSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("socket of %s: %w", e.name, err)
+		return -1, fmt.Errorf("TCP socket: %w", err)
 	}
 	return fd, nil
 }
@@ -36,7 +42,7 @@ func limitWaits(fd int) error {
 
 // listen opens the socket of the server of a way.
 func (w way) listen() (fd int, err error) {
-	if fd, err = tcpSocket(w.server); err != nil {
+	if fd, err = tcpSocketAt(w.server); err != nil {
 		return -1, err
 	}
 	at := netip.AddrPortFrom(w.server.addr, w.serverPort)
@@ -104,7 +110,7 @@ func (w way) connect() (c connection, err error) {
 		return c, err
 	}
 	defer func() { _ = unix.Close(listener) }()
-	if c.client, err = tcpSocket(w.client); err != nil {
+	if c.client, err = tcpSocketAt(w.client); err != nil {
 		return c, err
 	}
 	if err = w.dial(c.client); err != nil {
