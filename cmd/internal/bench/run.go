@@ -65,7 +65,7 @@ func Run(ctx context.Context, o Options) (r *report.Report, err error) {
 		return nil, err
 	}
 	r = run.report()
-	r.Notes = l.notes()
+	r.Notes, r.Targets = l.notes(), targets(r)
 	r.Started, r.Took = started.UTC().Round(time.Second), time.Since(started)
 	r.Complete = ctx.Err() == nil
 	r.Machine = machine(o.Version, l.cpu)
