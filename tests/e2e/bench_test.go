@@ -3,11 +3,12 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,9 +16,9 @@ import (
 	"github.com/ebnet/ebnet/tests/netlab"
 )
 
-// benchTraces are what a benchmark could leave: namespaces, mounts, cgroups and directories
-// with the prefix of its names.
-func benchTraces(t *testing.T) []string {
+// leavesNoTrace checks that nothing is left of a benchmark, by the names that its process gives:
+// to namespaces, mounts, cgroups and directories. Others may be at work on the machine.
+func leavesNoTrace(t *testing.T, run *exec.Cmd) {
 	t.Helper()
 	var traces []string
 	for _, pattern := range []string{"/run/netns/ebb*", "/sys/fs/cgroup/ebb*", "/sys/fs/cgroup/*/ebb*", filepath.Join(os.TempDir(), "ebb*")} {
@@ -32,19 +33,11 @@ func benchTraces(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/ebb") {
-			traces = append(traces, line)
-		}
+		traces = append(traces, line)
 	}
-	return traces
-}
-
-// leavesNoTrace checks that nothing is left of a benchmark. Another one may be at work on the
-// machine, whose traces were there before.
-func leavesNoTrace(t *testing.T, before []string) {
-	t.Helper()
-	for _, trace := range benchTraces(t) {
-		if !slices.Contains(before, trace) {
+	own := regexp.MustCompile(fmt.Sprintf(`/ebb%d\b`, run.Process.Pid))
+	for _, trace := range traces {
+		if own.MatchString(trace) {
 			t.Errorf("the benchmark left %s", trace)
 		}
 	}
@@ -54,7 +47,11 @@ func leavesNoTrace(t *testing.T, before []string) {
 type benchReport struct {
 	V        int  `json:"v"`
 	Complete bool `json:"complete"`
-	LeftOut  []struct {
+	Targets  []struct {
+		Name  string `json:"name"`
+		Known bool   `json:"known"`
+	} `json:"targets"`
+	LeftOut []struct {
 		Peer, Case, Why string
 	} `json:"left_out"`
 	Cases []struct {
@@ -81,22 +78,31 @@ func (r benchReport) figures() map[string][]float64 {
 	return figures
 }
 
-// TestPrivilegedBench: every peer moves packets by every way, the files are written, and
-// nothing is left.
+// TestPrivilegedBench: every peer moves packets by every way, the files are written, targets are
+// computed, and nothing is left.
 func TestPrivilegedBench(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces and eBPF")
 	}
-	before := benchTraces(t)
 	dir := filepath.Join(t.TempDir(), "report")
-	peers := []string{"veth", "redirect", "route", "nftables", "iptables", "ebnet", "ebnet-slow"}
-	cases := []string{"pps/out", "pps/out-reply", "pps/in", "pps/in-reply", "pps/inside"}
-	cmd := exec.Command(netlab.Binary(), "-o", "json", "bench", "--case", "pps", "--rounds", "1", "--seconds", "0.02", "--out", dir)
+	streams := []string{"loopback", "veth", "redirect", "route", "nftables", "iptables", "ebnet", "ebnet-slow"}
+	peers := map[string][]string{ // by group
+		"pps": streams[1:], "tcp": streams, "rr": streams, "crr": streams, "newflows": streams[1:],
+		"host": {"plain", "nftables", "iptables", "ebnet", "ebnet-slow"},
+	}
+	cases := []string{
+		"pps/out", "pps/out-reply", "pps/in", "pps/in-reply", "pps/inside",
+		"tcp/out-1", "tcp/out-4", "tcp/in-1", "tcp/in-4", "tcp/inside-1", "tcp/inside-4",
+		"rr/out", "rr/in", "rr/inside", "crr/out", "crr/in", "newflows/udp", "host/out", "host/in", "host/tcp",
+	}
+	groups := "pps,tcp,rr,crr,newflows,host"
+	all := strings.Join(append(streams, "plain"), ",")
+	cmd := exec.Command(netlab.Binary(), "-o", "json", "bench", "--peer", all, "--case", groups, "--rounds", "1", "--seconds", "0.02", "--out", dir)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("ebnet bench: %v", err)
 	}
-	leavesNoTrace(t, before)
+	leavesNoTrace(t, cmd)
 	written, err := os.ReadFile(filepath.Join(dir, "report.json"))
 	if err != nil || string(written) != string(out) {
 		t.Errorf("report.json (%v) is not what was printed:\n%s", err, written)
@@ -108,10 +114,22 @@ func TestPrivilegedBench(t *testing.T) {
 	if r.V != 1 || !r.Complete || len(r.LeftOut) > 0 {
 		t.Errorf("version %d, complete: %t, left out: %v", r.V, r.Complete, r.LeftOut)
 	}
+	known := 0
+	for _, target := range r.Targets {
+		if target.Known {
+			known++
+		}
+	}
+	// Those of ratios of what was measured: what packets cost beyond the pair may be less than
+	// nothing in so short a time.
+	if known < 20 {
+		t.Errorf("%d targets are known: %v", known, r.Targets)
+	}
 	figures := r.figures()
 	for _, c := range cases {
-		for _, p := range peers {
-			if samples := figures[c+" "+p]; len(samples) != 1 || samples[0] < 1000 {
+		group, _, _ := strings.Cut(c, "/")
+		for _, p := range peers[group] {
+			if samples := figures[c+" "+p]; len(samples) != 1 || samples[0] < 300 {
 				t.Errorf("%s by %s: samples %v, want one of a working network", c, p, samples)
 			}
 		}
@@ -124,7 +142,7 @@ func TestPrivilegedBenchInterrupted(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces and eBPF")
 	}
-	before := benchTraces(t)
+	var killed *exec.Cmd
 	for _, s := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT} {
 		var out strings.Builder
 		cmd := exec.Command(netlab.Binary(), "-o", "json", "bench", "--peer", "veth,ebnet", "--case", "pps/out", "--rounds", "1000", "--seconds", "0.02")
@@ -146,12 +164,14 @@ func TestPrivilegedBenchInterrupted(t *testing.T) {
 		}
 		_ = cmd.Wait() // the exit status says it all
 		if s == syscall.SIGKILL {
+			killed = cmd
 			continue
 		}
+		leavesNoTrace(t, killed)
 		if code := cmd.ProcessState.ExitCode(); code != 128+int(s) {
 			t.Errorf("exit status %d after %v", code, s)
 		}
-		leavesNoTrace(t, before)
+		leavesNoTrace(t, cmd)
 		var r benchReport
 		if err := json.Unmarshal([]byte(out.String()), &r); err != nil {
 			t.Fatalf("%v\n%s", err, out.String())

@@ -29,12 +29,13 @@ type lab struct {
 	nodes   []*node
 	closers []io.Closer // closed in reverse order
 	stages  map[string]*stage
+	unbuilt map[string]error // why a stage could not be built
 }
 
 // newLab makes the lab without stages, after it has swept up what killed runs left.
 func newLab(ebnet string) (*lab, error) {
 	sweep()
-	l := &lab{name: fmt.Sprintf("%s%d", prefix, os.Getpid()), ebnet: ebnet, stages: make(map[string]*stage)}
+	l := &lab{name: fmt.Sprintf("%s%d", prefix, os.Getpid()), ebnet: ebnet, stages: make(map[string]*stage), unbuilt: make(map[string]error)}
 	l.dir = filepath.Join(os.TempDir(), l.name)
 	if err := l.makeDirs(); err != nil {
 		return nil, errors.Join(err, l.close())

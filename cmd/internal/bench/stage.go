@@ -45,6 +45,7 @@ type stage struct {
 	seenAs          netip.Addr     // c1, by those outside
 	published       netip.AddrPort // where those outside reach servicePort of c1
 	note            string         // what is to be known about how it was built
+	strangers       bool           // are outside, see meetStrangers
 }
 
 // end is a place where packets come from or go to.
@@ -74,12 +75,26 @@ var builders = []builder{
 	{"docker", engineTools, buildDocker},
 }
 
-// stage returns the stage of a peer and builds it if need be. What a failed attempt has made is
-// gone again.
+// stage returns the stage of a peer and builds it if need be; one that failed is not tried again.
+// What a failed attempt has made is gone again.
 func (l *lab) stage(ctx context.Context, b builder) (*stage, error) {
 	if s := l.stages[b.peer]; s != nil {
 		return s, nil
 	}
+	if err := l.unbuilt[b.peer]; err != nil {
+		return nil, err
+	}
+	s, err := l.build(ctx, b)
+	if err != nil {
+		l.unbuilt[b.peer] = err
+		return nil, err
+	}
+	s.peer = b.peer
+	l.stages[b.peer] = s
+	return s, nil
+}
+
+func (l *lab) build(ctx context.Context, b builder) (*stage, error) {
 	for _, tool := range b.needs {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed", tool)
@@ -91,8 +106,6 @@ func (l *lab) stage(ctx context.Context, b builder) (*stage, error) {
 		_ = l.drop(before) // the first failure tells more
 		return nil, err
 	}
-	s.peer = b.peer
-	l.stages[b.peer] = s
 	return s, nil
 }
 
