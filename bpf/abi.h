@@ -105,6 +105,31 @@ struct device {
 };
 _Static_assert(sizeof(struct device) == 48, "device");
 
+/* What the programs need of a container for packets between neighbours, where it is found by
+ * the low bits of its IPv4 address, without a search. Of two containers that fall
+ * on the same place one is here; the maps of devices and endpoints have all of them.
+ */
+struct near {
+	__be32 addr; /* 0: nobody is here */
+	__u32 ifindex;
+	__u32 network;
+	__u32 slot;
+	__u8 mac[6];
+	__u8 published; /* as in struct device */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct near) == 24, "near");
+
+#define NEARS 4096
+
+/* An uplink by the low bits of its interface index, likewise. */
+struct near_uplink {
+	__u32 ifindex; /* 0: none is here */
+	__u32 flags; /* as in struct uplink */
+};
+
+#define NEAR_UPLINKS 64
+
 enum network_flag {
 	NET_INTERNAL = 1,
 	NET_NO_ICC = 2,

@@ -6,6 +6,7 @@
  */
 #include "drop.h"
 #include "endpoint.h"
+#include "fast.h"
 #include "flow.h"
 #include "fragment.h"
 #include "host.h"
@@ -22,10 +23,10 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* to_gateway: is the frame for a bridge of ours? Their addresses start 06:eb. */
+/* to_gateway: is the frame for a bridge of ours? */
 static __always_inline int to_gateway(const struct packet *pkt)
 {
-	return pkt->dmac[0] == 0x06 && pkt->dmac[1] == 0xeb;
+	return is_gateway(pkt->dmac);
 }
 
 /* error_out: an ICMP error of an endpoint must be about a conversation of ours, or it would
@@ -212,12 +213,13 @@ static __always_inline int leave_network(struct __sk_buff *skb, struct packet *p
 	return forward_new(skb, pkt, hit, net);
 }
 
-/* answer_inside: does an endpoint with published ports answer another endpoint that came by
- * one of them? CONTINUE if not.
+/* answer_inside: does an endpoint with published ports answer another endpoint (to), or itself
+ * by the gateway's address, that came by one of them? CONTINUE if not.
  */
-static __always_inline int answer_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
+static __always_inline int answer_inside(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+					 const struct endpoint *to, const struct network *net)
 {
-	if (!network_of(&pkt->tuple.dst))
+	if (to ? !is_caller(to->slot) : !addr_equal(&pkt->tuple.dst, &net->gateway4))
 		return CONTINUE;
 	if (pkt->error)
 		return error_inside(skb, pkt, hit);
@@ -249,9 +251,9 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return -DROP_DHCP_SERVER;
 	if (is_loopback(pkt->tuple.dst.w[3]))
 		return -DROP_LOOPBACK;
-	if (dev->published && (ret = answer_inside(skb, pkt, hit)))
-		return ret;
 	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
+	if (dev->published && (ret = answer_inside(skb, pkt, hit, to, net)))
+		return ret;
 	if (to && to->network == dev->network)
 		return deliver_neighbour(skb, pkt, to, net);
 	if (net->flags & NET_NO_ICC && !to_gateway(pkt))
@@ -261,28 +263,11 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 	return leave_network(skb, pkt, hit, net, dev->network);
 }
 
-/* fast_out: an established packet to the outside takes one lookup. That the flow was
- * opened from this very device vouches for the source.
- */
-static __always_inline int fast_out(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
-{
-	struct flow *f;
-
-	if (!fast_path || !pkt->ported || pkt->part != WHOLE || !to_gateway(pkt))
-		return CONTINUE;
-	f = bpf_map_lookup_elem(&flows, &pkt->tuple);
-	if (!f || f->iif != pkt->ifindex || !f->oif || (__u32)pkt->now - f->way_checked >= hz)
-		return CONTINUE;
-	if (f->kind == FLOW_HAIRPIN || f->kind == FLOW_LOCAL || flow_touch(pkt, f, hit) != FLOW_HIT)
-		return CONTINUE;
-	return send_out(skb, pkt, hit, 0);
-}
-
 /* from_container: ingress of a veth's host side. */
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct scratch *s = begin(skb);
+	struct scratch *s = room();
 	struct packet *pkt;
 	struct hit *hit;
 	int ret;
@@ -290,17 +275,18 @@ int from_container(struct __sk_buff *skb)
 	skb->tc_index = 0;
 	if (!s)
 		return TC_ACT_SHOT;
+	if ((ret = fast_from_container(skb, s)))
+		return finish(skb, ret);
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)))
-		return finish(pkt, ret);
+		return finish(skb, ret);
 	if (skb->vlan_present) /* a tag that is not in the frame, and would stay on it */
-		return finish(pkt, -DROP_FAMILY);
+		return finish(skb, -DROP_FAMILY);
 	if (pkt->eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, pkt)))
-		return finish(pkt, ret);
-	if (pkt->eth_proto == bpf_htons(ETH_P_IP) && (ret = fast_out(skb, pkt, hit)))
-		return finish(pkt, ret);
-	return finish(pkt, from_endpoint(skb, pkt, hit));
+		return finish(skb, ret);
+	return finish(skb, from_endpoint(skb, pkt, hit));
 }
 
 /* from_bridge: ingress of a network's bridge, for what the bridge hands up to the host.
@@ -319,13 +305,14 @@ int from_bridge(struct __sk_buff *skb)
 
 	if (fast_path || skb->protocol != bpf_htons(ETH_P_IP) || skb->tc_index == MARK_DONE)
 		return TC_ACT_UNSPEC;
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
-		return finish(pkt, ret);
+		return finish(skb, ret);
 	if (to_many(pkt) || !bpf_map_lookup_elem(&endpoints, &pkt->tuple.src))
 		return TC_ACT_UNSPEC;
 	if (!routed(find_route(skb, pkt, &pkt->tuple, skb->ifindex, 0)) || !(fib = found()))
@@ -338,10 +325,10 @@ int from_bridge(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	hit->xlat = pkt->tuple;
 	if ((ret = rewrite(skb, pkt, hit, 1)))
-		return finish(pkt, ret);
+		return finish(skb, ret);
 	ret = send_neigh(skb, fib);
 	skb->tc_index = 0; /* forwarded, but not translated yet */
-	return finish(pkt, ret);
+	return finish(skb, ret);
 }
 
 /* translate_out: what the host's routing sends out for an endpoint. */
@@ -407,18 +394,19 @@ int to_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!skb->ingress_ifindex && !host_concerns(skb))
 		return TC_ACT_UNSPEC;
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (!skb->ingress_ifindex)
-		return finish(pkt, host_out(skb, pkt, hit));
+		return finish(skb, host_out(skb, pkt, hit));
 	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
-		return finish(pkt, ret);
+		return finish(skb, ret);
 	if (!of_endpoint(pkt))
-		return finish(pkt, translate_host(skb, pkt, hit, 1));
-	return finish(pkt, translate_out(skb, pkt, hit));
+		return finish(skb, translate_host(skb, pkt, hit, 1));
+	return finish(skb, translate_out(skb, pkt, hit));
 }
 
 /* deliver_hit: a packet from outside that belongs to a conversation. */
@@ -514,22 +502,26 @@ int from_uplink(struct __sk_buff *skb)
 	struct scratch *s;
 	struct packet *pkt;
 	struct hit *hit;
+	int ret;
 
 	skb->tc_index = 0;
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
 		return TC_ACT_UNSPEC; /* for a VLAN device above this one, which has hooks of its own */
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	if ((ret = fast_from_uplink(skb, s)))
+		return finish(skb, ret);
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt))
 		return TC_ACT_UNSPEC; /* the host's stack judges what it receives */
 	if (pkt->error)
-		return finish(pkt, error_in(skb, pkt, hit));
-	return finish(pkt, from_outside(skb, pkt, hit));
+		return finish(skb, error_in(skb, pkt, hit));
+	return finish(skb, from_outside(skb, pkt, hit));
 }
 
 /* host_error_inside: what the host says to an endpoint about a packet to a published port
@@ -585,14 +577,15 @@ int to_bridge(struct __sk_buff *skb)
 	}
 	if (!skb->ingress_ifindex && !is_icmp(skb))
 		return TC_ACT_UNSPEC;
-	s = begin(skb);
+	s = room();
 	if (!s)
 		return TC_ACT_SHOT;
+	begin(skb, s);
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (!skb->ingress_ifindex)
-		return finish(pkt, host_error_inside(skb, pkt, hit));
-	return finish(pkt, forwarded_in(skb, pkt, hit));
+		return finish(skb, host_error_inside(skb, pkt, hit));
+	return finish(skb, forwarded_in(skb, pkt, hit));
 }
 
 /* clock is attached nowhere: run once, it tells Go the time that stamps are in. */

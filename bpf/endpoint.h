@@ -132,6 +132,40 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 	return net ? send_done(skb, net->bridge, 0) : -DROP_REDIRECT;
 }
 
+/* inner_near: may the address be one of a network? Most that are not are told by it. */
+static __always_inline int inner_near(__be32 v4)
+{
+	__u32 p = bpf_ntohl(v4) >> 16, index = p >> 6;
+	__u64 *word = bpf_map_lookup_elem(&inner, &index);
+
+	return !word || *word >> (p & 63) & 1;
+}
+
+/* is_caller: has the endpoint with this slot ever used a published port from inside? */
+static __always_inline int is_caller(__u32 slot)
+{
+	__u32 index = slot >> 6;
+	__u64 *word = bpf_map_lookup_elem(&callers, &index);
+
+	return !word || *word >> (slot & 63) & 1;
+}
+
+/* note_caller: the packet's sender does so now. A function of its own for its frame's sake. */
+static __noinline int note_caller(struct packet *pkt)
+{
+	struct endpoint *ep;
+	__u64 *word;
+	__u32 index;
+
+	if (!pkt || !(ep = endpoint_get(&pkt->tuple.src)))
+		return 0;
+	index = ep->slot >> 6;
+	word = bpf_map_lookup_elem(&callers, &index);
+	if (word && !(*word >> (ep->slot & 63) & 1))
+		__sync_fetch_and_or(word, 1ULL << (ep->slot & 63));
+	return 0;
+}
+
 /* network_of returns the id of the network that an address belongs to, 0 if none. */
 static __always_inline __u32 network_of(const struct addr *addr)
 {

@@ -327,10 +327,10 @@ static __always_inline void flow_note(struct packet *pkt, struct flow *f)
 		__sync_fetch_and_or((__u32 *)&peer->peer_seen, news);
 }
 
-/* flow_read copies what the packet needs. Returns 0 if the entry has become another
+/* flow_read copies what a packet needs of f, found under key. Returns 0 if the entry has become another
  * flow's meanwhile: its tag is written first, and read last here.
  */
-static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct hit *hit)
+static __always_inline int flow_read(const struct tuple *key, struct flow *f, struct hit *hit)
 {
 	hit->xlat = f->xlat;
 	hit->oif = f->oif;
@@ -342,7 +342,7 @@ static __always_inline int flow_read(struct packet *pkt, struct flow *f, struct 
 	hit->slot = f->slot;
 	hit->gen = f->gen;
 	barrier();
-	return f->tag == tuple_tag(&pkt->tuple);
+	return f->tag == tuple_tag(key);
 }
 
 /* endpoint_get finds a container by its address, which is copied because of what
@@ -389,7 +389,7 @@ static __noinline int flow_void(struct packet *pkt, struct flow *f)
  */
 static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct hit *hit)
 {
-	if (!flow_read(pkt, f, hit))
+	if (!flow_read(&pkt->tuple, f, hit))
 		return FLOW_MISS;
 	if (generation(f->slot) != f->gen)
 		return flow_void(pkt, f);

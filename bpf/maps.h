@@ -91,6 +91,16 @@ struct {
 	__type(value, struct device);
 } devices SEC(".maps");
 
+/* Containers of IPv4 by the low bits of their addresses, see struct near. Written by Go, read by
+ * from_container.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEARS);
+	__type(key, __u32);
+	__type(value, struct near);
+} nears SEC(".maps");
+
 /* Networks by id. Written by Go, read by all programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -107,6 +117,58 @@ struct {
 	__type(key, struct subnet_key);
 	__type(value, __u32);
 } subnets SEC(".maps");
+
+/* Where inner addresses may be, for a look that costs less than that into subnets: bit p % 64 of
+ * word p / 64 is set if a network has IPv4 addresses that start with the 16 bits p. Written by Go.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} inner SEC(".maps");
+
+/* Endpoints that have used published ports from inside: bit s % 64 of word s / 64 for slot s.
+ * Written and read by the programs. Never cleared, since it only saves a lookup.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SLOTS / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} callers SEC(".maps");
+
+/* Ways out that were looked up less than a second ago, for conversations with the same
+ * destination: a look here is cheaper than at the FIB. Index: a hash of the key. See
+ * way_shared(). Written and read by the programs, by each CPU for itself.
+ */
+struct way_key {
+	struct addr source; /* as it leaves */
+	struct addr dst;
+	__u32 ifindex; /* where the packet came from */
+	__be16 port; /* the server's, which rules may route by */
+	__u8 proto;
+	__u8 class; /* DSCP in the high 6 bits, enum flow_half below */
+};
+_Static_assert(sizeof(struct way_key) == 40, "way_key");
+
+struct way {
+	struct way_key key;
+	__u32 checked; /* low half of jiffies */
+	__u32 oif;
+	__u8 dmac[6];
+	__u8 smac[6];
+	__u8 pad[4];
+};
+_Static_assert(sizeof(struct way) == 64, "way");
+
+#define WAYS 256
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WAYS);
+	__type(key, __u32);
+	__type(value, struct way);
+} ways SEC(".maps");
 
 /* Published ports. Written by Go, read by from_uplink and from_container for
  * first packets. */
@@ -144,6 +206,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct uplink);
 } uplinks SEC(".maps");
+
+/* Uplinks by the low bits of their interface index, see struct near. Written by Go, read by all
+ * programs.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEAR_UPLINKS);
+	__type(key, __u32);
+	__type(value, struct near_uplink);
+} near_uplinks SEC(".maps");
 
 /* Addresses of the host, as enum local_kind, for programs that have no FIB to ask.
  * Written by Go, and by the programs when they see that one is new or gone.
@@ -235,6 +307,22 @@ struct hit {
 	__u32 gen;
 };
 
+/* The same for what fast.h handles, where one side is translated. */
+struct plain {
+	__be32 addr; /* after translation, of that side */
+	__be16 port;
+	enum flow_half half;
+	__u8 pad;
+	__u32 oif;
+	__u32 way_checked;
+	__u32 slot;
+	__u32 gen;
+	__u8 dmac[6];
+	__u8 pad2[2];
+	__u8 smac[6];
+	__u8 pad3[2];
+};
+
 /* A search for a source port. */
 struct port_search {
 	__u64 now;
@@ -247,6 +335,8 @@ struct port_search {
 struct scratch {
 	struct packet packet;
 	struct hit hit;
+	struct tuple key; /* of the packet, where it is not parsed into packet */
+	struct plain plain;
 	struct tuple orig_key;
 	struct tuple reply_key;
 	struct tuple other_key;
@@ -262,6 +352,7 @@ struct scratch {
 	struct source_key source_key;
 	struct subnet_key subnet_key;
 	struct addr local_key;
+	struct way_key way_key;
 	__u64 place; /* in sweep_queue */
 	struct queued queued;
 };

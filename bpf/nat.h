@@ -335,9 +335,9 @@ __noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit
 	if (bpf_map_update_elem(&flows_new, &s->orig_key, &s->orig, BPF_NOEXIST)) {
 		bpf_map_delete_elem(&flows_new, &s->reply_key);
 		winner = flow_get(&s->orig_key);
-		return winner && flow_read(pkt, winner, hit) ? CONTINUE : -DROP_TABLE_FULL;
+		return winner && flow_read(&pkt->tuple, winner, hit) ? CONTINUE : -DROP_TABLE_FULL;
 	}
-	flow_read(pkt, &s->orig, hit);
+	flow_read(&pkt->tuple, &s->orig, hit);
 	if (pkt->part == FIRST_FRAGMENT)
 		fragment_note(pkt, hit);
 	return CONTINUE;

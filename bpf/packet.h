@@ -128,10 +128,16 @@ static __always_inline int addr_equal(const struct addr *a, const struct addr *b
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
 }
 
-static __always_inline int mac_equal(const __u8 *a, const __u8 *b)
+static __always_inline int mac_equal(const void *a, const void *b)
 {
 	return *(const __u32 *)a == *(const __u32 *)b &&
 	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+/* is_gateway: is it the Ethernet address of a bridge of ours? Those start 06:eb. */
+static __always_inline int is_gateway(const void *mac)
+{
+	return *(const __be16 *)mac == bpf_htons(0x06eb);
 }
 
 /* tuple_reverse makes the tuple of the answer. */

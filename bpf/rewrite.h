@@ -8,6 +8,7 @@
  * The IPv4 header's own checksum is never offloaded and is computed here (RFC 1624).
  */
 #pragma once
+#include <bpf/bpf_core_read.h>
 #include "flow.h"
 #include "packet.h"
 
@@ -21,6 +22,79 @@ static __always_inline void csum_replace(__sum16 *check, __be32 from, __be32 to)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	*check = ~sum;
+}
+
+/* csum_forwarded updates the header's checksum for one address that changes and a TTL that
+ * is lowered by one.
+ */
+static __always_inline void csum_forwarded(struct iphdr *ip, __be32 from, __be32 to)
+{
+	__u64 sum = (__u16)~ip->check;
+
+	sum += (__u64)(__u32)~from + to;
+	sum += (__u16)~bpf_htons(1 << 8); /* the TTL is the high half of its 16 bits */
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	ip->check = ~sum;
+}
+
+/* Of the kernel's struct sk_buff: who is to compute the transport checksum. CO-RE finds it. */
+struct sk_buff___checksum {
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+#define CHECKSUM_NONE 0
+#define CHECKSUM_UNNECESSARY 1
+#define CHECKSUM_COMPLETE 2
+#define CHECKSUM_PARTIAL 3
+
+/* Linux 6.2; nothing but a cast. */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+
+/* checksum_state returns CHECKSUM_*; CHECKSUM_COMPLETE, which leaves all work to the helpers,
+ * where the kernel does not tell.
+ */
+static __always_inline __u32 checksum_state(struct __sk_buff *skb)
+{
+	struct sk_buff___checksum *kernel;
+
+	if (!bpf_cast_to_kern_ctx)
+		return CHECKSUM_COMPLETE;
+	kernel = bpf_cast_to_kern_ctx(skb);
+	return BPF_CORE_READ_BITFIELD(kernel, ip_summed);
+}
+
+/* folded_sum returns sum in 16 bits. */
+static __always_inline __u16 folded_sum(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* l4_sum_replace changes a transport checksum as bpf_l4_csum_replace() does for an address and a
+ * port, where nothing but the field has to change: state is not CHECKSUM_COMPLETE. Left to
+ * the device (CHECKSUM_PARTIAL) the field is the sum of the pseudo header, not its
+ * complement, and the port is none of its business.
+ */
+static __always_inline void l4_sum_replace(__sum16 *check, __u32 state, __u32 udp, __be32 from,
+					   __be32 to, __be16 from_port, __be16 to_port)
+{
+	__u64 change = (__u64)(__u32)~from + to;
+	__u16 sum;
+
+	if (udp && !*check) /* none (RFC 768) */
+		return;
+	if (state == CHECKSUM_PARTIAL) {
+		sum = folded_sum(change + *check);
+	} else {
+		change += (__u16)~from_port + (__u32)to_port;
+		sum = ~folded_sum(change + (__u16) ~*check);
+	}
+	*check = udp && !sum ? 0xffff : sum;
 }
 
 /* l4_check returns where the transport checksum is, and the helper's flags for it:

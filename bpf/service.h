@@ -109,10 +109,12 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 		s->orig.xlat.src = net->gateway4;
 	open_begin(s, pkt, &s->opening);
 	way_in(&s->orig, svc->ifindex, svc->mac, net);
-	if (inside)
+	if (inside) {
 		way_back(&s->reply, pkt);
-	else
+		note_caller(pkt);
+	} else {
 		way_unknown(&s->reply);
+	}
 	return open_finish(skb, pkt, hit,
 			   routed_net ? PORT_EXACT
 			   : itself   ? PORT_OURS

@@ -149,6 +149,44 @@ static __always_inline int send_neigh(struct __sk_buff *skb, const struct bpf_fi
 	return redirected(bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0));
 }
 
+/* way_place fills the key under which a conversation's way out is shared, and returns where
+ * that is among ways.
+ */
+static __always_inline __u32 way_place(struct way_key *key, const struct tuple *xlat, __u8 half,
+				       __u32 ifindex, __u8 tos)
+{
+	__u32 reply = half == HALF_REPLY;
+
+	key->source = xlat->src;
+	key->dst = xlat->dst;
+	key->ifindex = ifindex;
+	key->port = reply ? xlat->sport : xlat->dport;
+	key->proto = xlat->proto;
+	key->class = (tos & 0xfc) | reply;
+	return ((key->dst.w[3] ^ key->source.w[3] ^ ifindex << 16 ^ key->port) * 0x9e3779b1U) >> 24;
+}
+
+/* share_way tells the others. */
+static __always_inline void share_way(struct packet *pkt, const struct hit *hit,
+				      const struct bpf_fib_lookup *fib)
+{
+	__u32 zero = 0, place;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct way *way;
+
+	if (!s)
+		return;
+	place = way_place(&s->way_key, &hit->xlat, hit->half, pkt->ifindex, pkt->tos);
+	way = bpf_map_lookup_elem(&ways, &place);
+	if (!way)
+		return;
+	way->key = s->way_key;
+	way->checked = pkt->now;
+	way->oif = fib->ifindex;
+	__builtin_memcpy(way->dmac, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(way->smac, fib->smac, ETH_ALEN);
+}
+
 /* remember_way keeps the neighbour's and the device's address with the flow. */
 static __always_inline void remember_way(struct packet *pkt, const struct bpf_fib_lookup *fib)
 {
@@ -169,7 +207,13 @@ static __always_inline void remember_way(struct packet *pkt, const struct bpf_fi
  */
 static __always_inline int may_leave(__u32 oif, int answer)
 {
-	struct uplink *up = bpf_map_lookup_elem(&uplinks, &oif);
+	__u32 place = oif & (NEAR_UPLINKS - 1);
+	struct near_uplink *near = bpf_map_lookup_elem(&near_uplinks, &place);
+	struct uplink *up;
+
+	if (near && near->ifindex == oif)
+		return answer || !(near->flags & UPLINK_SIDE);
+	up = bpf_map_lookup_elem(&uplinks, &oif);
 
 	return up && (answer || !(up->flags & UPLINK_SIDE));
 }
@@ -294,8 +338,10 @@ __noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *h
 		return -DROP_NOT_UPLINK;
 	if (needs_kernel(skb, pkt, oif))
 		return TO_STACK;
-	if (result == BPF_FIB_LKUP_RET_SUCCESS)
+	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		remember_way(pkt, fib);
+		share_way(pkt, hit, fib);
+	}
 	ret = rewrite(skb, pkt, hit, 1); /* the neighbour's output writes the addresses */
 	return ret ? ret : send_neigh(skb, fib);
 }

@@ -176,6 +176,23 @@ const (
 	datapathLocalKindLOCAL_BROADCAST datapathLocalKind = 2
 )
 
+type datapathNear struct {
+	_         structs.HostLayout
+	Addr      uint32
+	Ifindex   uint32
+	Network   uint32
+	Slot      uint32
+	Mac       [6]uint8
+	Published uint8
+	Pad       uint8
+}
+
+type datapathNearUplink struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Flags   uint32
+}
+
 type datapathNetwork struct {
 	_        structs.HostLayout
 	Gateway4 datapathAddr
@@ -311,11 +328,30 @@ const (
 	datapathUplinkFlagUPLINK_SIDE datapathUplinkFlag = 1
 )
 
+type datapathWay struct {
+	_   structs.HostLayout
+	Key struct {
+		_       structs.HostLayout
+		Source  datapathAddr
+		Dst     datapathAddr
+		Ifindex uint32
+		Port    uint16
+		Proto   uint8
+		Class   uint8
+	}
+	Checked uint32
+	Oif     uint32
+	Dmac    [6]uint8
+	Smac    [6]uint8
+	Pad     [4]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	datapathMapAbout                 = "about"
+	datapathMapCallers               = "callers"
 	datapathMapDevices               = "devices"
 	datapathMapDrops                 = "drops"
 	datapathMapEndpoints             = "endpoints"
@@ -324,7 +360,10 @@ const (
 	datapathMapFlowsNew              = "flows_new"
 	datapathMapFragments             = "fragments"
 	datapathMapGens                  = "gens"
+	datapathMapInner                 = "inner"
 	datapathMapLocals                = "locals"
+	datapathMapNearUplinks           = "near_uplinks"
+	datapathMapNears                 = "nears"
 	datapathMapNetworks              = "networks"
 	datapathMapPeers                 = "peers"
 	datapathMapPorts                 = "ports"
@@ -336,6 +375,7 @@ const (
 	datapathMapSweepQueue            = "sweep_queue"
 	datapathMapSweepers              = "sweepers"
 	datapathMapUplinks               = "uplinks"
+	datapathMapWays                  = "ways"
 	datapathProgClock                = "clock"
 	datapathProgConnect4             = "connect4"
 	datapathProgConnect6             = "connect6"
@@ -437,27 +477,32 @@ type datapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
-	About      *ebpf.MapSpec `ebpf:"about"`
-	Devices    *ebpf.MapSpec `ebpf:"devices"`
-	Drops      *ebpf.MapSpec `ebpf:"drops"`
-	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
-	Exhausted  *ebpf.MapSpec `ebpf:"exhausted"`
-	Flows      *ebpf.MapSpec `ebpf:"flows"`
-	FlowsNew   *ebpf.MapSpec `ebpf:"flows_new"`
-	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
-	Gens       *ebpf.MapSpec `ebpf:"gens"`
-	Locals     *ebpf.MapSpec `ebpf:"locals"`
-	Networks   *ebpf.MapSpec `ebpf:"networks"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Ports      *ebpf.MapSpec `ebpf:"ports"`
-	Scratch    *ebpf.MapSpec `ebpf:"scratch"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Shares     *ebpf.MapSpec `ebpf:"shares"`
-	Sources    *ebpf.MapSpec `ebpf:"sources"`
-	Subnets    *ebpf.MapSpec `ebpf:"subnets"`
-	SweepQueue *ebpf.MapSpec `ebpf:"sweep_queue"`
-	Sweepers   *ebpf.MapSpec `ebpf:"sweepers"`
-	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
+	About       *ebpf.MapSpec `ebpf:"about"`
+	Callers     *ebpf.MapSpec `ebpf:"callers"`
+	Devices     *ebpf.MapSpec `ebpf:"devices"`
+	Drops       *ebpf.MapSpec `ebpf:"drops"`
+	Endpoints   *ebpf.MapSpec `ebpf:"endpoints"`
+	Exhausted   *ebpf.MapSpec `ebpf:"exhausted"`
+	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	FlowsNew    *ebpf.MapSpec `ebpf:"flows_new"`
+	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
+	Gens        *ebpf.MapSpec `ebpf:"gens"`
+	Inner       *ebpf.MapSpec `ebpf:"inner"`
+	Locals      *ebpf.MapSpec `ebpf:"locals"`
+	NearUplinks *ebpf.MapSpec `ebpf:"near_uplinks"`
+	Nears       *ebpf.MapSpec `ebpf:"nears"`
+	Networks    *ebpf.MapSpec `ebpf:"networks"`
+	Peers       *ebpf.MapSpec `ebpf:"peers"`
+	Ports       *ebpf.MapSpec `ebpf:"ports"`
+	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
+	Services    *ebpf.MapSpec `ebpf:"services"`
+	Shares      *ebpf.MapSpec `ebpf:"shares"`
+	Sources     *ebpf.MapSpec `ebpf:"sources"`
+	Subnets     *ebpf.MapSpec `ebpf:"subnets"`
+	SweepQueue  *ebpf.MapSpec `ebpf:"sweep_queue"`
+	Sweepers    *ebpf.MapSpec `ebpf:"sweepers"`
+	Uplinks     *ebpf.MapSpec `ebpf:"uplinks"`
+	Ways        *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // datapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -501,32 +546,38 @@ func (o *datapathObjects) Close() error {
 //
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
-	About      *ebpf.Map `ebpf:"about"`
-	Devices    *ebpf.Map `ebpf:"devices"`
-	Drops      *ebpf.Map `ebpf:"drops"`
-	Endpoints  *ebpf.Map `ebpf:"endpoints"`
-	Exhausted  *ebpf.Map `ebpf:"exhausted"`
-	Flows      *ebpf.Map `ebpf:"flows"`
-	FlowsNew   *ebpf.Map `ebpf:"flows_new"`
-	Fragments  *ebpf.Map `ebpf:"fragments"`
-	Gens       *ebpf.Map `ebpf:"gens"`
-	Locals     *ebpf.Map `ebpf:"locals"`
-	Networks   *ebpf.Map `ebpf:"networks"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Ports      *ebpf.Map `ebpf:"ports"`
-	Scratch    *ebpf.Map `ebpf:"scratch"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Shares     *ebpf.Map `ebpf:"shares"`
-	Sources    *ebpf.Map `ebpf:"sources"`
-	Subnets    *ebpf.Map `ebpf:"subnets"`
-	SweepQueue *ebpf.Map `ebpf:"sweep_queue"`
-	Sweepers   *ebpf.Map `ebpf:"sweepers"`
-	Uplinks    *ebpf.Map `ebpf:"uplinks"`
+	About       *ebpf.Map `ebpf:"about"`
+	Callers     *ebpf.Map `ebpf:"callers"`
+	Devices     *ebpf.Map `ebpf:"devices"`
+	Drops       *ebpf.Map `ebpf:"drops"`
+	Endpoints   *ebpf.Map `ebpf:"endpoints"`
+	Exhausted   *ebpf.Map `ebpf:"exhausted"`
+	Flows       *ebpf.Map `ebpf:"flows"`
+	FlowsNew    *ebpf.Map `ebpf:"flows_new"`
+	Fragments   *ebpf.Map `ebpf:"fragments"`
+	Gens        *ebpf.Map `ebpf:"gens"`
+	Inner       *ebpf.Map `ebpf:"inner"`
+	Locals      *ebpf.Map `ebpf:"locals"`
+	NearUplinks *ebpf.Map `ebpf:"near_uplinks"`
+	Nears       *ebpf.Map `ebpf:"nears"`
+	Networks    *ebpf.Map `ebpf:"networks"`
+	Peers       *ebpf.Map `ebpf:"peers"`
+	Ports       *ebpf.Map `ebpf:"ports"`
+	Scratch     *ebpf.Map `ebpf:"scratch"`
+	Services    *ebpf.Map `ebpf:"services"`
+	Shares      *ebpf.Map `ebpf:"shares"`
+	Sources     *ebpf.Map `ebpf:"sources"`
+	Subnets     *ebpf.Map `ebpf:"subnets"`
+	SweepQueue  *ebpf.Map `ebpf:"sweep_queue"`
+	Sweepers    *ebpf.Map `ebpf:"sweepers"`
+	Uplinks     *ebpf.Map `ebpf:"uplinks"`
+	Ways        *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *datapathMaps) Close() error {
 	return _DatapathClose(
 		m.About,
+		m.Callers,
 		m.Devices,
 		m.Drops,
 		m.Endpoints,
@@ -535,7 +586,10 @@ func (m *datapathMaps) Close() error {
 		m.FlowsNew,
 		m.Fragments,
 		m.Gens,
+		m.Inner,
 		m.Locals,
+		m.NearUplinks,
+		m.Nears,
 		m.Networks,
 		m.Peers,
 		m.Ports,
@@ -547,6 +601,7 @@ func (m *datapathMaps) Close() error {
 		m.SweepQueue,
 		m.Sweepers,
 		m.Uplinks,
+		m.Ways,
 	)
 }
 

@@ -57,10 +57,20 @@ func (d *Datapath) changeDevice(ifindex int, change func(*datapathDevice)) error
 		return fmt.Errorf("read map devices: %w", permission(err))
 	}
 	before = dev
-	if change(&dev); dev == before {
-		return nil
+	if change(&dev); dev != before {
+		if err := d.put("devices", uint32(ifindex), dev); err != nil {
+			return err
+		}
 	}
-	return d.put("devices", uint32(ifindex), dev)
+	return d.putNear(uint32(ifindex), dev)
+}
+
+// removeDevice removes what is known of a device. One that is not there is no error.
+func (d *Datapath) removeDevice(ifindex uint32) error {
+	if err := d.removeNear(ifindex); err != nil {
+		return err
+	}
+	return d.remove("devices", ifindex)
 }
 
 func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEndpoint) error {
@@ -73,7 +83,7 @@ func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEn
 		return nil
 	}
 	if old.Ifindex != value.Ifindex {
-		if err := d.remove("devices", old.Ifindex); err != nil {
+		if err := d.removeDevice(old.Ifindex); err != nil {
 			return err
 		}
 	}
@@ -89,7 +99,7 @@ func (d *Datapath) DeleteEndpoint(e Endpoint) error {
 			return err
 		}
 	}
-	if err := d.remove("devices", uint32(e.Ifindex)); err != nil {
+	if err := d.removeDevice(uint32(e.Ifindex)); err != nil {
 		return err
 	}
 	return d.retire(e.Slot)

@@ -26,6 +26,9 @@ func (d *Datapath) PutNetwork(n Network) error {
 	if err := d.put("networks", n.ID, value); err != nil {
 		return err
 	}
+	if err := d.markInner(n.Subnets); err != nil {
+		return err
+	}
 	for _, s := range n.Subnets {
 		if err := d.put("subnets", subnetKey(s), n.ID); err != nil {
 			return err
@@ -65,6 +68,9 @@ func (d *Datapath) DeleteNetwork(n Network) error {
 		if err := d.remove("subnets", subnetKey(s)); err != nil {
 			return err
 		}
+	}
+	if err := d.unmarkInner(n.Subnets); err != nil {
+		return err
 	}
 	if n.ID == 0 || n.ID >= MaxNetworks {
 		return nil

@@ -9,11 +9,31 @@ func (d *Datapath) PutUplink(u Uplink) error {
 	if u.Side {
 		value.Flags = datapathUplinkFlagUPLINK_SIDE
 	}
-	return d.put("uplinks", uint32(u.Ifindex), value)
+	if err := d.put("uplinks", uint32(u.Ifindex), value); err != nil {
+		return err
+	}
+	return changePlace(d, "near_uplinks", uint32(u.Ifindex)%nearUplinks,
+		datapathNearUplink{Ifindex: uint32(u.Ifindex), Flags: uint32(value.Flags)})
 }
 
 // DeleteUplink removes an uplink. One that is not there is no error.
-func (d *Datapath) DeleteUplink(ifindex int) error { return d.remove("uplinks", uint32(ifindex)) }
+func (d *Datapath) DeleteUplink(ifindex int) error {
+	m, err := d.pinned("near_uplinks")
+	if err != nil {
+		return err
+	}
+	var near datapathNearUplink
+	place := uint32(ifindex) % nearUplinks
+	if err := m.Lookup(place, &near); err != nil {
+		return fmt.Errorf("read map near_uplinks: %w", permission(err))
+	}
+	if near.Ifindex == uint32(ifindex) {
+		if err := d.put("near_uplinks", place, datapathNearUplink{}); err != nil {
+			return err
+		}
+	}
+	return d.remove("uplinks", uint32(ifindex))
+}
 
 // Uplinks returns the interface indices of the uplinks.
 func (d *Datapath) Uplinks() ([]int, error) {

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Fails unless the committed eBPF objects and their Go files are what the pinned
-# compiler makes of bpf/. The work tree is not touched.
+# compiler makes of bpf/, and the chart library of reports what npm's pinned
+# packages make. The work tree is not touched.
 set -euo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -19,6 +20,13 @@ for file in "${generated[@]}"; do
 		diff -u "$file" "$copy/$file" | head -40 || true
 	fi
 done
+# npm is large and is not installed for this alone; a test holds
+# the library to its checksum in any case.
+if command -v npm >/dev/null; then
+	cmd/internal/bench/report/chart/build.sh --check || status=1
+else
+	echo "npm is not installed: the chart library is not built again" >&2
+fi
 if [ $status = 0 ]; then
 	echo "generated files match their source"
 else

@@ -48,7 +48,7 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.IntFlag{Name: "rounds", Usage: "`N` samples of each figure", Value: benchRounds},
 			&cli.Float64Flag{Name: "seconds", Usage: "`S` that one measurement takes", Value: benchSeconds},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` for report.json, report.csv and report.html, made if need be"},
-			&cli.IntFlag{Name: "max-size", Usage: "leave larger sizes than `N` out of scaling curves", DefaultText: "none"},
+			&cli.IntFlag{Name: "max-size", Usage: "leave larger sizes than `N` out of scaling curves", DefaultText: "no limit"},
 			&cli.BoolFlag{Name: "quick", Usage: "the main cases only, in less than a minute", DisableDefaultText: true},
 		},
 		Action: p.bench,

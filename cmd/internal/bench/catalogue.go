@@ -20,6 +20,11 @@ type part struct {
 func parts() []part {
 	return []part{
 		{ppsCases, planPPS},
+		{bulkCases, planBulk},
+		{latencyCases, planLatency},
+		{newFlowsCases, planNewFlows},
+		{hostCases, planHost},
+		{controlCases, planControl},
 		{memoryCases, planMemory},
 		{scaleCases, planScale},
 	}
@@ -28,8 +33,13 @@ func parts() []part {
 // Peers are the names of what can be measured, in the order in which it is.
 func Peers() []string {
 	var names []string
-	for _, b := range builders {
+	for _, b := range slices.Concat(streamPeers(), []builder{plain}) {
 		names = append(names, b.peer)
+	}
+	for _, name := range controlPeers() {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return append(names, lookupPeer, lookupWritePeer)
 }
@@ -75,7 +85,10 @@ func check(names, valid []string) error {
 
 // wantsPeer reports whether a peer was asked for.
 func (o *Options) wantsPeer(name string) bool {
-	return len(o.Peers) == 0 || slices.Contains(o.Peers, name)
+	if len(o.Peers) == 0 {
+		return !o.Quick || slices.Contains(quickPeers, name)
+	}
+	return slices.Contains(o.Peers, name)
 }
 
 // wanted are the cases of cs that were asked for.
@@ -90,21 +103,39 @@ func (o *Options) wanted(cs []report.Case) []report.Case {
 	return wanted
 }
 
-// quickCases are those of a quick run.
-var quickCases = []string{"pps/out", "pps/in", "pps/inside"}
+// quickCases and quickPeers are those of a quick run.
+var (
+	quickCases = []string{"pps/out", "pps/in", "pps/inside", "crr/out"}
+	quickPeers = []string{"veth", "redirect", "route", "iptables", "ebnet", "plain"}
+)
 
 // Steps tells what a run would measure.
 func (o *Options) Steps() []string {
-	peers := o.Peers
-	if len(peers) == 0 {
-		peers = Peers()
-	}
 	var steps []string
 	for _, p := range parts() {
 		for _, c := range o.wanted(p.cases) {
-			steps = append(steps, fmt.Sprintf("measure %s through %s: %d rounds of %g s each",
+			var peers []string
+			for _, b := range peersOf(c) {
+				if o.wantsPeer(b.peer) {
+					peers = append(peers, b.peer)
+				}
+			}
+			steps = append(steps, fmt.Sprintf("measure %s through %s: %d rounds of at most %g s each",
 				c.Name, strings.Join(peers, ", "), o.Rounds, o.Seconds))
 		}
 	}
 	return steps
+}
+
+// peersOf are the peers of a case.
+func peersOf(c report.Case) []builder {
+	switch c.Group {
+	case "tcp", "rr", "crr":
+		return streamPeers()
+	case "host":
+		return hostPeers()
+	case "scale":
+		return curvePeers(c.Name)
+	}
+	return builders
 }

@@ -14,6 +14,8 @@ import (
 type way struct {
 	name           string // "out", "in" or "inside"
 	client, server end
+	clientPort     uint16         // of a client that has one of its own
+	serverPort     uint16         // where the server is
 	to             netip.AddrPort // what the client sends to
 	seenAs         netip.Addr     // the client, by the server
 }
@@ -22,13 +24,16 @@ type way struct {
 var clientPorts = map[string]uint16{"out": 6001, "in": 6002, "inside": 6003}
 
 func (s *stage) way(name string) way {
+	w := way{name: name, clientPort: clientPorts[name], serverPort: servicePort}
 	switch name {
 	case "in":
-		return way{name, s.outside, s.c1, s.published, s.outside.addr}
+		w.client, w.server, w.to, w.seenAs = s.outside, s.c1, s.published, s.outside.addr
 	case "inside":
-		return way{name, s.c1, s.c2, netip.AddrPortFrom(s.c2.addr, servicePort), s.c1.addr}
+		w.client, w.server, w.to, w.seenAs = s.c1, s.c2, netip.AddrPortFrom(s.c2.addr, servicePort), s.c1.addr
+	default:
+		w.client, w.server, w.to, w.seenAs = s.c1, s.outside, netip.AddrPortFrom(s.outside.addr, servicePort), s.seenAs
 	}
-	return way{name, s.c1, s.outside, netip.AddrPortFrom(s.outside.addr, servicePort), s.seenAs}
+	return w
 }
 
 // conversation is an exchange of datagrams by one way, which goes on for the whole run.
@@ -53,10 +58,10 @@ var payload = []byte("ebnet bench, 18 by")
 // converse opens the sockets of a conversation.
 func converse(w way) (c *conversation, err error) {
 	c = &conversation{way: w, clientFD: -1, serverFD: -1}
-	if c.serverFD, err = udpSocket(w.server, servicePort); err != nil {
+	if c.serverFD, err = udpSocket(w.server, w.serverPort); err != nil {
 		return nil, err
 	}
-	if c.clientFD, err = udpSocket(w.client, clientPorts[w.name]); err == nil {
+	if c.clientFD, err = udpSocket(w.client, w.clientPort); err == nil {
 		err = unix.Connect(c.clientFD, sockaddr(w.to))
 	}
 	if err != nil {

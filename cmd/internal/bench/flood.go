@@ -112,15 +112,24 @@ func sendFor(ctx context.Context, send func() (int, error), d time.Duration) (to
 func onCPU(cpu int, fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, and its affinity with it.
-		runtime.LockOSThread()
-		var set unix.CPUSet
-		set.Set(cpu)
-		if err := unix.SchedSetaffinity(0, &set); err != nil {
-			result <- fmt.Errorf("stay on CPU %d: %w", cpu, err)
-			return
-		}
-		result <- fn()
+		result <- firstError(func() error { return stayOn(cpu) }, fn)
 	}()
 	return <-result
+}
+
+// onCPU is the same on a thread inside the namespace.
+func (n *node) onCPU(cpu int, fn func() error) error {
+	return n.do(func() error { return firstError(func() error { return stayOn(cpu) }, fn) })
+}
+
+// stayOn keeps the calling goroutine on its thread, and that on one CPU.
+func stayOn(cpu int) error {
+	// Never unlocked: the thread ends with the goroutine, and its affinity with it.
+	runtime.LockOSThread()
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("stay on CPU %d: %w", cpu, err)
+	}
+	return nil
 }

@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // prefix starts the name of all that a benchmark makes; the id of the process that made it
@@ -31,12 +29,13 @@ type lab struct {
 	nodes   []*node
 	closers []io.Closer // closed in reverse order
 	stages  map[string]*stage
+	unbuilt map[string]error // why a stage could not be built
 }
 
 // newLab makes the lab without stages, after it has swept up what killed runs left.
 func newLab(ebnet string) (*lab, error) {
 	sweep()
-	l := &lab{name: fmt.Sprintf("%s%d", prefix, os.Getpid()), ebnet: ebnet, stages: make(map[string]*stage)}
+	l := &lab{name: fmt.Sprintf("%s%d", prefix, os.Getpid()), ebnet: ebnet, stages: make(map[string]*stage), unbuilt: make(map[string]error)}
 	l.dir = filepath.Join(os.TempDir(), l.name)
 	if err := l.makeDirs(); err != nil {
 		return nil, errors.Join(err, l.close())
@@ -181,7 +180,7 @@ func sweep() {
 			continue // at work
 		}
 		if strings.Contains(name, "-") {
-			_ = netdev.DeleteNamed(name)
+			sweepNode(name)
 		} else {
 			_ = remove(name)
 		}

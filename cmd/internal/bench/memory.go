@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,221 +12,239 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebnet/ebnet/cmd/internal/bench/report"
-	"github.com/ebnet/ebnet/loader"
 )
 
-// memoryCases are what conversations take.
+// memoryCases are what conversations cost of the kernel's memory.
 var memoryCases = []report.Case{{
-	Name: "memory/flow", Group: "memory", Title: "Memory of an established conversation",
+	Name: "memory/flow", Title: "Kernel memory of a confirmed conversation", Group: "memory",
 	Unit: "bytes", Better: "lower",
-	Note: "ebnet: by how much the kernel's account of the maps of conversations grows, for each. iptables: the size of an entry of connection tracking alone. " +
-		"slab_bytes is by how much all small objects of the kernel that are in use grew, for each; " +
-		"left, left_bytes and left_slab_bytes are what is still there when the conversations have been ended.",
+	Note: "TCP connections from a container to outside, all open at once. Bytes of kernel memory that go to the maps of " +
+		"conversations, by what the kernel counts for these maps, for each connection; slab_bytes is the same by what the " +
+		"allocator has handed out, in its classes of size, and after_bytes is what is still counted a minute after all have ended.",
 }}
 
-// memoryFlows is how many conversations are established at once.
-const memoryFlows = 100000
+// Connections are opened by this many ports of the container, from the first one on, to
+// memoryPort outside.
+const (
+	memoryFlows     = 20000
+	memoryFirstPort = 20000
+	memoryPort      = 7100
+)
 
-// memory measures what conversations take, on a stage of its own.
-type memory struct {
-	lab   *lab
-	peer  string
-	n     int // conversations
-	build func(ctx context.Context, l *lab, peer string) (*stage, error)
-	count func(s *stage) (int, error)
-	// account is what the kernel says that the conversations take, of which there are n.
-	account func(s *stage, n int) (int, error)
-	forget  func(ctx context.Context, s *stage) error
+// flowMaps are the maps that grow with confirmed conversations.
+var flowMaps = []string{"flows", "sweep_queue"}
 
-	stage  *stage
-	sender *segmentSender
+// planMemory measures ebnet alone: of others the kernel does not count it.
+func planMemory(ctx context.Context, l *lab, o *Options) (plan, error) {
+	p := plan{cases: o.wanted(memoryCases)}
+	if len(p.cases) == 0 || !o.wantsPeer("ebnet") {
+		return p, ctx.Err()
+	}
+	c := &controlLab{lab: l}
+	first := true // which takes a minute longer
+	p.jobs = []job{{caseName: memoryCases[0].Name, peer: "ebnet", estimate: 17 * time.Second, run: func(ctx context.Context) (sample, error) {
+		wait := first
+		first = false
+		return c.flowMemory(ctx, wait)
+	}}}
+	return p, ctx.Err()
 }
 
-// planMemory plans the case.
-func planMemory(_ context.Context, l *lab, o *Options) (plan, error) {
-	out := plan{cases: o.wanted(memoryCases)}
-	n := memoryFlows
-	if o.MaxSize > 0 {
-		n = min(n, o.MaxSize)
+// flowMemory opens connections by an ebnet of its own, which has had none, and reads what they
+// cost. If it is to wait, it ends them and looks whether they cost anything then.
+func (l *controlLab) flowMemory(ctx context.Context, wait bool) (_ sample, err error) {
+	s := &site{}
+	defer func() { err = errors.Join(err, s.close()) }()
+	e, err := l.newEbnet(ctx, s)
+	if err != nil {
+		return sample{}, err
 	}
-	for _, c := range out.cases {
-		for _, m := range memoryPeers(l, n) {
-			why := missing(m.needs)
-			if why == "" {
-				why = m.beyond(n)
-			}
-			switch {
-			case !o.wantsPeer(m.peer):
-			case why != "":
-				out.leftOut = append(out.leftOut, report.LeftOut{Peer: m.peer, Case: c.Name, Why: why})
-			default:
-				out.jobs = append(out.jobs, job{
-					caseName: c.Name, peer: m.peer, run: m.run,
-					prepare: m.prepare, preparing: 300 * time.Millisecond,
-					estimate: settle + time.Duration(n)*20*time.Microsecond,
-				})
-			}
+	if err := e.run(ctx, "connect", "default", e.container.name, "--name", containerName); err != nil {
+		return sample{}, err
+	}
+	server, err := listen(end{e.outside, outsideLink, outsideAddr}, memoryPort, memoryFlows)
+	if err != nil {
+		return sample{}, err
+	}
+	// With the listener end the connections that it was never asked for.
+	s.later(func() error { return unix.Close(server) })
+	before, err := e.readMemory()
+	if err != nil {
+		return sample{}, err
+	}
+	if err := connectMany(ctx, e.container, netip.AddrPortFrom(outsideAddr, memoryPort), memoryFlows); err != nil {
+		return sample{}, err
+	}
+	open, err := e.readMemory()
+	if err != nil {
+		return sample{}, err
+	}
+	out := sample{value: (open.maps - before.maps) / memoryFlows, extra: make(map[string]float64)}
+	if open.slabs > 0 {
+		out.extra["slab_bytes"] = (open.slabs - before.slabs) / memoryFlows
+	}
+	if wait {
+		after, err := e.forget(ctx, before)
+		if err != nil {
+			return sample{}, err
 		}
+		out.extra["after_bytes"] = (after.maps - before.maps) / memoryFlows
 	}
 	return out, nil
 }
 
-// memoryPeer is a peer of the case.
-type memoryPeer struct {
-	*memory
-	needs  []string // commands without which it cannot be built
-	beyond func(size int) string
+// forgetLimit is how long ebnet may take to let go of ended conversations: the sweep comes by
+// once a minute.
+const forgetLimit = 70 * time.Second
+
+// forget ends all conversations and returns the memory in use when it has come down to what it
+// was before, or does not come down any more.
+func (e *ebnetCommand) forget(ctx context.Context, before memory) (m memory, err error) {
+	if err := e.run(ctx, "flows", "--flush"); err != nil {
+		return memory{}, err
+	}
+	for end := time.Now().Add(forgetLimit); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(time.Second) {
+		if m, err = e.readMemory(); err != nil || m.maps <= before.maps {
+			return m, err
+		}
+	}
+	return m, ctx.Err()
 }
 
-func memoryPeers(l *lab, n int) []memoryPeer {
-	return []memoryPeer{
-		{
-			&memory{
-				lab: l, peer: "iptables", n: n, build: buildIptables, count: countConntrack,
-				account: conntrackMemory, forget: forgetConntrack,
-			},
-			[]string{"iptables", "iptables-restore"}, beyondConntrack,
-		},
-		{
-			&memory{
-				lab: l, peer: "ebnet", n: n, build: buildEmptyEbnet("--max-flows", strconv.Itoa(tableFlows(n))), count: l.countConfirmed,
-				account: l.mapMemory, forget: func(ctx context.Context, s *stage) error {
-					return l.ebnetOn(ctx, s, s.peer, "flows", "--flush")
-				},
-			},
-			nil, beyondMemory,
-		},
-	}
+// memory is what the kernel's memory is used for, in bytes.
+type memory struct {
+	maps  float64 // by the maps of conversations, as counted for them
+	slabs float64 // by objects of all sizes that maps may take; 0: the kernel does not tell
 }
 
-func (m *memory) prepare(ctx context.Context) (err error) {
-	if m.stage, err = m.lab.stage(ctx, builder{peer: "memory-" + m.peer, build: m.build}); err != nil {
-		return err
-	}
-	if m.sender, err = m.stage.segmentSender(); err != nil {
-		return err
-	}
-	m.lab.closers = append(m.lab.closers, m.sender)
-	return nil
-}
-
-// settle is how long the kernel is given to take back what is not used any more.
-const settle = time.Second
-
-// footprint is what conversations take at a moment.
-type footprint struct{ count, account, slab int }
-
-func (m *memory) footprint() (f footprint, err error) {
-	if f.count, err = m.count(m.stage); err != nil {
-		return f, err
-	}
-	if f.account, err = m.account(m.stage, f.count); err != nil {
-		return f, err
-	}
-	f.slab, err = slabMemory()
-	return f, err
-}
-
-// run establishes conversations, ends them, and looks each time.
-func (m *memory) run(ctx context.Context) (s sample, err error) {
-	if err := m.forget(ctx, m.stage); err != nil {
-		return s, err
-	}
-	wait(ctx, settle/2)
-	empty, err := m.footprint()
-	if err != nil {
-		return s, err
-	}
-	if err := m.lab.establish(ctx, m.stage, m.sender, m.count, 0, m.n); err != nil {
-		return s, err
-	}
-	full, err := m.footprint()
-	if err != nil {
-		return s, err
-	}
-	if err := m.forget(ctx, m.stage); err != nil {
-		return s, err
-	}
-	wait(ctx, settle)
-	left, err := m.footprint()
-	if err != nil {
-		return s, err
-	}
-	each := func(bytes int) float64 { return float64(bytes) / float64(m.n) }
-	return sample{each(full.account - empty.account), map[string]float64{
-		"slab_bytes": each(full.slab - empty.slab), "left": float64(left.count),
-		"left_bytes": float64(left.account - empty.account), "left_slab_bytes": float64(left.slab - empty.slab),
-	}}, nil
-}
-
-// wait waits, unless the run is interrupted.
-func wait(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-}
-
-// slabMemory is what the kernel's small objects take, but for caches that it can drop.
-func slabMemory() (int, error) {
-	kb, _, _ := strings.Cut(procFile("/proc/meminfo")["SUnreclaim"], " ")
-	n, err := strconv.Atoi(kb)
-	if err != nil {
-		return 0, fmt.Errorf("SUnreclaim of /proc/meminfo: %w", err)
-	}
-	return n << 10, nil
-}
-
-// mapMemory is what the kernel accounts to the maps of an ebnet's conversations.
-func (l *lab) mapMemory(s *stage, _ int) (total int, err error) {
-	maps := filepath.Join(l.bpffs(), s.peer, "v"+strconv.Itoa(loader.ABI), "maps")
-	for _, name := range []string{"flows", "flows_new", "sweep_queue"} {
-		n, err := memlock(filepath.Join(maps, name))
+func (e *ebnetCommand) readMemory() (m memory, err error) {
+	for _, name := range flowMaps {
+		size, err := mapMemory(filepath.Join(e.lab.bpffs(), e.name, "v*", "maps", name))
 		if err != nil {
-			return 0, err
+			return memory{}, fmt.Errorf("memory of map %s: %w", name, err)
 		}
-		total += n
+		m.maps += size
 	}
-	return total, nil
+	if info, err := os.ReadFile("/proc/slabinfo"); err == nil {
+		m.slabs = slabBytes(string(info))
+	}
+	return m, nil
 }
 
-// memlock is what the kernel accounts to a pinned map.
-func memlock(pin string) (int, error) {
-	m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+// mapMemory returns what the kernel accounts for a map by its pin.
+func mapMemory(pattern string) (float64, error) {
+	pins, err := filepath.Glob(pattern)
 	if err != nil {
 		return 0, err
 	}
+	if len(pins) != 1 {
+		return 0, fmt.Errorf("%d pins, not one", len(pins))
+	}
+	m, err := ebpf.LoadPinnedMap(pins[0], &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
 	info, err := m.Info()
-	if err := errors.Join(err, m.Close()); err != nil {
-		return 0, err
-	}
-	n, ok := info.Memlock()
-	if !ok {
-		return 0, fmt.Errorf("the kernel does not tell the memory of %s", pin)
-	}
-	return int(n), nil
-}
-
-// conntrackMemory is what n entries of connection tracking take, as /proc/slabinfo tells the
-// size of one. Which of them are a namespace's it does not tell.
-func conntrackMemory(_ *stage, n int) (int, error) {
-	b, err := os.ReadFile("/proc/slabinfo")
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(b)) {
-		// name, active objects, objects, size of one
-		if f := strings.Fields(line); len(f) > 3 && f[0] == "nf_conntrack" {
-			size, err := strconv.Atoi(f[3])
-			return n * size, err
-		}
+	size, ok := info.Memlock()
+	if !ok {
+		return 0, errors.New("this kernel does not tell")
 	}
-	return 0, errors.New("/proc/slabinfo does not tell the size of an entry of connection tracking")
+	return float64(size), nil
 }
 
-func forgetConntrack(_ context.Context, s *stage) error {
-	return s.host.do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+// slabBytes sums up, from /proc/slabinfo, the objects in the classes of size that serve whoever
+// has no class of his own and is charged for it, as maps are.
+func slabBytes(info string) float64 {
+	var sum float64
+	for line := range strings.Lines(info) {
+		f := strings.Fields(line)
+		if len(f) < 4 || !strings.HasPrefix(f[0], "kmalloc-cg-") {
+			continue
+		}
+		active, err := strconv.ParseFloat(f[1], 64)
+		if err != nil {
+			continue
+		}
+		size, err := strconv.ParseFloat(f[3], 64)
+		if err == nil {
+			sum += active * size
+		}
+	}
+	return sum
+}
+
+// listen opens a socket that takes so many connections without being asked for one.
+func listen(e end, port uint16, backlog int) (fd int, err error) {
+	if err := e.setSysctl("net/core/somaxconn", strconv.Itoa(backlog)); err != nil {
+		return -1, err
+	}
+	if err := e.do(func() error {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	}); err != nil {
+		return -1, err
+	}
+	err = firstError(
+		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) },
+		func() error { return unix.Bind(fd, sockaddr(netip.AddrPortFrom(e.addr, port))) },
+		func() error { return unix.Listen(fd, backlog) },
+	)
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("listen at %s:%d: %w", e.addr, port, err)
+	}
+	return fd, nil
+}
+
+// connectMany opens connections, and takes its own ends of them away without a word: for all
+// others they are open.
+func connectMany(ctx context.Context, n *node, to netip.AddrPort, count int) error {
+	return n.do(func() error {
+		for port := memoryFirstPort; port < memoryFirstPort+count; port++ {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := connectSilently(netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)), to); err != nil {
+				return fmt.Errorf("connect from port %d: %w", port, err)
+			}
+		}
+		return nil
+	})
+}
+
+func connectSilently(from, to netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	// The answer to SYN must not be waited for without end, as it would be for minutes.
+	wait := unix.NsecToTimeval((5 * time.Second).Nanoseconds())
+	return firstError(
+		func() error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait) },
+		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) },
+		func() error { return unix.Bind(fd, sockaddr(from)) },
+		func() error { return connect(fd, to) },
+		func() error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1) },
+	)
+}
+
+// connect waits for the connection whatever signals the Go runtime sends itself meanwhile.
+func connect(fd int, to netip.AddrPort) error {
+	for {
+		switch err := unix.Connect(fd, sockaddr(to)); err {
+		case unix.EINTR: // and goes on
+		case unix.EISCONN:
+			return nil
+		default:
+			return err
+		}
+	}
 }

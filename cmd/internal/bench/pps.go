@@ -35,7 +35,8 @@ type pps struct {
 	lab           *lab
 	seconds       float64
 	conversations []*conversation
-	floor         map[string]float64 // ns a packet of the pair alone, of this round, by case
+	floorOf       string             // peer with the least that packets cost
+	floor         map[string]float64 // ns of one there, of this round, by case
 }
 
 // planPPS builds the stages and opens a conversation for each way on each of them.
@@ -44,7 +45,7 @@ func planPPS(ctx context.Context, l *lab, o *Options) (plan, error) {
 	if len(out.cases) == 0 {
 		return out, nil
 	}
-	p := &pps{lab: l, seconds: o.Seconds, floor: make(map[string]float64)}
+	p := &pps{lab: l, seconds: o.Seconds, floorOf: "veth", floor: make(map[string]float64)}
 	l.closers = append(l.closers, p)
 	jobs := make(map[string][]job) // by case
 	for _, b := range builders {
@@ -87,13 +88,18 @@ func (p *pps) jobs(ctx context.Context, b builder, cases []report.Case) ([]job, 
 		}
 		jobs = append(jobs, job{
 			caseName: c.Name, peer: b.peer,
-			estimate: time.Duration(p.seconds*float64(time.Second)) + warmUp + 20*time.Millisecond,
+			estimate: p.estimate(),
 			run: func(ctx context.Context) (sample, error) {
 				return p.run(ctx, c.Name, b.peer, ways[name], reply)
 			},
 		})
 	}
 	return jobs, nil
+}
+
+// estimate is how long one run takes.
+func (p *pps) estimate() time.Duration {
+	return time.Duration(p.seconds*float64(time.Second)) + warmUp + 20*time.Millisecond
 }
 
 // Close closes the conversations.
@@ -120,15 +126,12 @@ func (p *pps) refresh() error {
 
 // run measures one way of one stage once.
 func (p *pps) run(ctx context.Context, name, peer string, c *conversation, reply bool) (sample, error) {
-	if err := p.refresh(); err != nil {
+	if err := p.prepare(c); err != nil {
 		return sample{}, err
 	}
-	if err := c.ready(); err != nil {
-		return sample{}, err
-	}
-	fd, far, port := c.clientFD, c.server, uint16(servicePort)
+	fd, far, port := c.clientFD, c.server, c.serverPort
 	if reply {
-		fd, far, port = c.serverFD, c.client, clientPorts[c.name]
+		fd, far, port = c.serverFD, c.client, c.clientPort
 	}
 	sink, err := p.lab.far.sink(far, port)
 	if err != nil {
@@ -138,23 +141,28 @@ func (p *pps) run(ctx context.Context, name, peer string, c *conversation, reply
 	if closing := sink.Close(); err == nil {
 		err = closing
 	}
+	return p.sample(name, peer, f, err)
+}
+
+// prepare sees to it that a conversation can be measured.
+func (p *pps) prepare(c *conversation) error {
+	return firstError(p.refresh, c.ready)
+}
+
+// sample is what a flood says, unless it failed. arrived is the share of datagrams that did.
+func (p *pps) sample(name, peer string, f flood, err error) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
 	if f.arrived == 0 {
 		return sample{}, fmt.Errorf("none of %d datagrams arrived", f.sent)
 	}
-	return p.sample(name, peer, f), nil
-}
-
-// sample is what a flood says. arrived is the share of datagrams that did.
-func (p *pps) sample(name, peer string, f flood) sample {
 	ns := float64(f.took.Nanoseconds()) / float64(f.arrived)
 	s := sample{value: 1e9 / ns, extra: map[string]float64{"ns": ns, "arrived": float64(f.arrived) / float64(f.sent)}}
-	if peer == "veth" {
+	if peer == p.floorOf {
 		p.floor[name] = ns
 	} else if floor, ok := p.floor[name]; ok {
 		s.extra["net_ns"] = ns - floor
 	}
-	return s
+	return s, nil
 }

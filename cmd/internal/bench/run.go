@@ -66,6 +66,7 @@ func Run(ctx context.Context, o Options) (r *report.Report, err error) {
 		return nil, err
 	}
 	r = run.report()
+	r.Notes, r.Targets = l.notes(), targets(r)
 	r.Started, r.Took = started.UTC().Round(time.Second), time.Since(started)
 	r.Complete = ctx.Err() == nil
 	r.Machine = machine(o.Version, l.cpu)
@@ -215,7 +216,11 @@ func (r *runner) keep(j job, s sample) {
 func (r *runner) report() *report.Report {
 	out := &report.Report{V: report.Version, Command: r.options.Command, Rounds: r.options.Rounds, Seconds: r.options.Seconds}
 	for _, p := range r.plans {
-		out.LeftOut = append(out.LeftOut, p.leftOut...)
+		for _, left := range p.leftOut {
+			if !slices.Contains(out.LeftOut, left) { // a stage that several parts miss
+				out.LeftOut = append(out.LeftOut, left)
+			}
+		}
 		for _, c := range p.cases {
 			if c.Series = r.series(c.Name, p.jobs); len(c.Series) > 0 {
 				out.Cases = append(out.Cases, c)

@@ -70,29 +70,39 @@ type scalePeer struct {
 func planScale(ctx context.Context, l *lab, o *Options) (plan, error) {
 	out := plan{cases: o.wanted(scaleCases)}
 	for _, c := range out.cases {
-		k := curveOf(c.Name, l, o)
-		if o.MaxSize > 0 {
-			k.sizes = slices.DeleteFunc(k.sizes, func(size int) bool { return size > o.MaxSize })
-		}
+		// Half the time is enough: there are many points to one curve.
+		p := &pps{lab: l, seconds: o.Seconds / 2, floorOf: "veth", floor: make(map[string]float64)}
+		l.closers = append(l.closers, p)
+		k := curveOf(c.Name, p, o.MaxSize)
 		k.plan(o, &out)
 	}
 	return out, nil
 }
 
-// curveOf makes the curve of a case.
-func curveOf(name string, l *lab, o *Options) curve {
-	// Half the time is enough: there are many points to one curve.
-	p := &pps{lab: l, seconds: o.Seconds / 2, floor: make(map[string]float64)}
-	l.closers = append(l.closers, p)
+// curveOf makes the curve of a case, up to a size; 0: all of it.
+func curveOf(name string, p *pps, most int) (k curve) {
 	switch name {
 	case "scale/ports":
-		return portsCurve(p)
+		k = portsCurve(p)
 	case "scale/endpoints":
-		return endpointsCurve(p)
+		k = endpointsCurve(p)
 	case "scale/networks":
-		return networksCurve(p)
+		k = networksCurve(p)
+	case "scale/flows":
+		k = flowsCurve(p, most)
 	}
-	return flowsCurve(p, o)
+	if most > 0 {
+		k.sizes = slices.DeleteFunc(k.sizes, func(size int) bool { return size > most })
+	}
+	return k
+}
+
+// curvePeers are the peers of a curve.
+func curvePeers(name string) (peers []builder) {
+	for _, p := range curveOf(name, &pps{}, 0).peers {
+		peers = append(peers, builder{peer: p.peer})
+	}
+	return peers
 }
 
 // plan adds the jobs of a curve, by size.
@@ -117,7 +127,7 @@ func (k *curve) plan(o *Options, out *plan) {
 			}
 			out.jobs = append(out.jobs, job{
 				caseName: k.name, peer: p.peer, at: float64(size),
-				estimate: time.Duration(o.Seconds/2*float64(time.Second)) + warmUp + 20*time.Millisecond,
+				estimate: half(o.Seconds) + warmUp + 20*time.Millisecond,
 				prepare:  func(ctx context.Context) error { return p.climb(ctx, size) },
 				// What does not depend on the size is to build the stage, and to establish a conversation.
 				preparing: 300*time.Millisecond + time.Duration(size-before)*p.pace,

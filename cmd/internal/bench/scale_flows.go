@@ -22,13 +22,12 @@ const flowsNote = "TCP segments without data of all conversations in random orde
 const maxFlows = 1000000
 
 // flowsCurve: the tables grow past every cache. All peers send the same segments.
-func flowsCurve(p *pps, o *Options) curve {
-	most := maxFlows
-	if o.MaxSize > 0 {
-		most = min(most, o.MaxSize)
+func flowsCurve(p *pps, most int) curve {
+	if most == 0 || most > maxFlows {
+		most = maxFlows
 	}
 	sent := &segments{}
-	lookups := &lookups{lab: p.lab, most: tableFlows(most)}
+	lookups := &lookups{most: tableFlows(most)}
 	at := func(peer string, build func(context.Context, *lab, string) (*stage, error),
 		grow func(context.Context, *flowsPeer, int) error, count func(*stage) (int, error),
 	) *flowsPeer {
@@ -209,7 +208,7 @@ func (f *flowsPeer) run(ctx context.Context) (s sample, err error) {
 	if sent.arrived < sent.sent/2 {
 		return s, fmt.Errorf("%d of %d segments arrived", sent.arrived, sent.sent)
 	}
-	return f.sample(f.name, f.peer, sent), nil
+	return f.sample(f.name, f.peer, sent, nil)
 }
 
 // establishMore is the grow of who tracks conversations.

@@ -18,7 +18,6 @@ const (
 
 // lookups is the table of both: what one lookup among many conversations costs.
 type lookups struct {
-	lab    *lab
 	most   int // conversations that it has room for, as ebnet's table
 	table  *ebpf.Map
 	filled int

@@ -74,18 +74,18 @@ func (c *crowd) run(ctx context.Context) (sample, error) {
 	return s, nil
 }
 
-// site is a file for `ebnet up -f`, by which many things are made in one go.
-type site struct {
-	Networks  []siteNetwork  `json:"networks,omitempty"`
-	Endpoints []siteEndpoint `json:"endpoints"`
+// fileOfMany is a file for `ebnet up -f`, by which many things are made in one go.
+type fileOfMany struct {
+	Networks  []networkOfMany  `json:"networks,omitempty"`
+	Endpoints []endpointOfMany `json:"endpoints"`
 }
 
-type siteNetwork struct {
+type networkOfMany struct {
 	Name    string         `json:"name"`
 	Subnets []netip.Prefix `json:"subnets"`
 }
 
-type siteEndpoint struct {
+type endpointOfMany struct {
 	Name    string       `json:"name"`
 	Network string       `json:"network"`
 	NetNS   string       `json:"netns"`
@@ -96,9 +96,9 @@ type siteEndpoint struct {
 // connectMany brings the network from one number of endpoints to another. The second one is the
 // neighbour that all stages have.
 func (l *lab) connectMany(ctx context.Context, s *stage, from, to int) error {
-	var many site
+	var many fileOfMany
 	for i := max(from, 1) + 1; i <= to; i++ {
-		e := siteEndpoint{Name: fmt.Sprintf("c%d", i), Network: "bench", IfName: containerLink}
+		e := endpointOfMany{Name: fmt.Sprintf("c%d", i), Network: "bench", IfName: containerLink}
 		if i == 2 {
 			e.NetNS, e.IPs = s.c2.name, []netip.Addr{c2Addr}
 		} else {
@@ -115,23 +115,23 @@ func (l *lab) connectMany(ctx context.Context, s *stage, from, to int) error {
 
 // createMany brings the host from one number of networks to another.
 func (l *lab) createMany(ctx context.Context, s *stage, from, to int) error {
-	var many site
+	var many fileOfMany
 	for i := max(from, 1) + 1; i <= to; i++ {
 		n, err := l.node(ctx, fmt.Sprintf("%s-n%d", s.peer, i))
 		if err != nil {
 			return err
 		}
 		name := fmt.Sprintf("bench%d", i)
-		many.Networks = append(many.Networks, siteNetwork{
+		many.Networks = append(many.Networks, networkOfMany{
 			Name: name, Subnets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(100 + i), 0, 0}), 16)},
 		})
-		many.Endpoints = append(many.Endpoints, siteEndpoint{Name: fmt.Sprintf("n%d", i), Network: name, NetNS: n.name, IfName: containerLink})
+		many.Endpoints = append(many.Endpoints, endpointOfMany{Name: fmt.Sprintf("n%d", i), Network: name, NetNS: n.name, IfName: containerLink})
 	}
 	return l.apply(ctx, s, many)
 }
 
 // apply adds what a file names.
-func (l *lab) apply(ctx context.Context, s *stage, many site) error {
+func (l *lab) apply(ctx context.Context, s *stage, many fileOfMany) error {
 	if len(many.Endpoints) == 0 {
 		return nil
 	}

@@ -35,17 +35,17 @@ func portsCurve(p *pps) curve {
 	}
 }
 
-// portRange is the range of n published ports, with publishedPort among them: not the first one,
+// publishedRange is the range of n published ports, with publishedPort among them: not the first one,
 // if there are several.
-func portRange(n int) (first, last int) {
+func publishedRange(n int) (first, last int) {
 	first = max(publishedPort-n/2, lowestPort)
 	return first, first + n - 1
 }
 
 // newPorts are the ranges by which that of n ports is larger than that of fewer.
 func newPorts(from, to int) (ranges [][2]int) {
-	oldFirst, oldLast := portRange(max(from, 1)) // the first one is published by whoever builds the stage
-	first, last := portRange(to)
+	oldFirst, oldLast := publishedRange(max(from, 1)) // the first one is published by whoever builds the stage
+	first, last := publishedRange(to)
 	if first < oldFirst {
 		ranges = append(ranges, [2]int{first, oldFirst - 1})
 	}
@@ -86,7 +86,7 @@ func (l *lab) publishIptables(ctx context.Context, s *stage, _, to int) error {
 		return nil
 	}
 	var ports []published
-	first, last := portRange(to)
+	first, last := publishedRange(to)
 	for port := first; port <= last; port++ {
 		ports = append(ports, published{"udp", port, c1Addr.String(), port - portOffset})
 	}

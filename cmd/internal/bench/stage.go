@@ -45,6 +45,7 @@ type stage struct {
 	seenAs          netip.Addr     // c1, by those outside
 	published       netip.AddrPort // where those outside reach servicePort of c1
 	note            string         // what is to be known about how it was built
+	strangers       bool           // are outside, see meetStrangers
 }
 
 // end is a place where packets come from or go to.
@@ -71,14 +72,29 @@ var builders = []builder{
 	{"iptables", []string{"iptables", "iptables-restore"}, buildIptables},
 	{"ebnet", nil, buildEbnet},
 	{"ebnet-slow", nil, buildEbnet},
+	{"docker", engineTools, buildDocker},
 }
 
-// stage returns the stage of a peer and builds it if need be. What a failed attempt has made is
-// gone again.
+// stage returns the stage of a peer and builds it if need be; one that failed is not tried again.
+// What a failed attempt has made is gone again.
 func (l *lab) stage(ctx context.Context, b builder) (*stage, error) {
 	if s := l.stages[b.peer]; s != nil {
 		return s, nil
 	}
+	if err := l.unbuilt[b.peer]; err != nil {
+		return nil, err
+	}
+	s, err := l.build(ctx, b)
+	if err != nil {
+		l.unbuilt[b.peer] = err
+		return nil, err
+	}
+	s.peer = b.peer
+	l.stages[b.peer] = s
+	return s, nil
+}
+
+func (l *lab) build(ctx context.Context, b builder) (*stage, error) {
 	for _, tool := range b.needs {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed", tool)
@@ -90,8 +106,6 @@ func (l *lab) stage(ctx context.Context, b builder) (*stage, error) {
 		_ = l.drop(before) // the first failure tells more
 		return nil, err
 	}
-	s.peer = b.peer
-	l.stages[b.peer] = s
 	return s, nil
 }
 
@@ -122,21 +136,28 @@ func buildPair(ctx context.Context, l *lab, peer string) (*stage, error) {
 }
 
 // hosted makes a stage with a host and its uplink, and containers that are not connected yet.
-func (l *lab) hosted(ctx context.Context, peer string) (*stage, error) {
-	var nodes [4]*node
-	for i, name := range []string{"out", "host", "c1", "c2"} {
-		n, err := l.node(ctx, peer+"-"+name)
-		if err != nil {
-			return nil, err
-		}
-		nodes[i] = n
+func (l *lab) hosted(ctx context.Context, peer string) (_ *stage, err error) {
+	s := &stage{c1: end{nil, containerLink, c1Addr}, c2: end{nil, containerLink, c2Addr}}
+	if s.outside, s.host, err = l.uplinked(ctx, peer); err != nil {
+		return nil, err
 	}
-	out, host := nodes[0], nodes[1]
-	s := &stage{
-		host: host, outside: end{out, outsideLink, outsideAddr},
-		c1: end{nodes[2], containerLink, c1Addr}, c2: end{nodes[3], containerLink, c2Addr},
+	if s.c1.node, err = l.node(ctx, peer+"-c1"); err != nil {
+		return nil, err
 	}
-	return s, firstError(
+	s.c2.node, err = l.node(ctx, peer+"-c2")
+	return s, err
+}
+
+// uplinked makes an outside and a host with its uplink.
+func (l *lab) uplinked(ctx context.Context, peer string) (outside end, host *node, err error) {
+	out, err := l.node(ctx, peer+"-out")
+	if err != nil {
+		return end{}, nil, err
+	}
+	if host, err = l.node(ctx, peer+"-host"); err != nil {
+		return end{}, nil, err
+	}
+	return end{out, outsideLink, outsideAddr}, host, firstError(
 		func() error {
 			return out.ip(ctx, "link add srv0 type veth peer name up0 netns "+host.name,
 				"address add "+outsideAddr.String()+"/24 dev srv0", "link set srv0 up")

@@ -17,8 +17,9 @@ type Report struct {
 	Command  string        `json:"command"`
 	Machine  Machine       `json:"machine"`
 	Rounds   int           `json:"rounds"`
-	Seconds  float64       `json:"seconds"`  // of one measurement
-	LeftOut  []LeftOut     `json:"left_out"` // peers and cases that could not run, and why
+	Seconds  float64       `json:"seconds"`         // of one measurement
+	Notes    []string      `json:"notes,omitempty"` // how peers were built, where it is to be known
+	LeftOut  []LeftOut     `json:"left_out"`        // peers and cases that could not run, and why
 	Cases    []Case        `json:"cases"`
 	Targets  []Target      `json:"targets"`  // what ebnet is held to, and whether it was met
 	Complete bool          `json:"complete"` // false: interrupted, fewer rounds than asked for
