@@ -124,14 +124,17 @@ static __always_inline int answers_side(struct packet *pkt, struct hit *hit, __u
 static __always_inline int forward_new(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 				       const struct network *net)
 {
+	long result = find_route(skb, pkt, &pkt->tuple, net->bridge, FIB_SRC);
 	struct bpf_fib_lookup *fib;
 	__u32 oif;
 	int ret;
 
-	if (!routed(find_route(skb, pkt, &pkt->tuple, net->bridge, FIB_SKIP_NEIGH)) ||
-	    !(fib = found()))
+	if (!routed(result) || !(fib = found()))
 		return to_host(skb, pkt, hit, net); /* or the kernel says unreachable */
 	oif = fib->ifindex;
+	if (fib_flags & FIB_SRC && fib->ipv4_src != pkt->tuple.src.w[3])
+		pkt->preferred = fib->ipv4_src;
+	pkt->way_found = result == BPF_FIB_LKUP_RET_SUCCESS && fib->family == AF_INET;
 	if (!may_leave(oif, 0) && !answers_side(pkt, hit, oif))
 		return -DROP_NOT_UPLINK;
 	if (net->flags & NET_INTERNAL)
@@ -251,7 +254,7 @@ static __always_inline int from_endpoint(struct __sk_buff *skb, struct packet *p
 		return -DROP_DHCP_SERVER;
 	if (is_loopback(pkt->tuple.dst.w[3]))
 		return -DROP_LOOPBACK;
-	to = bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst);
+	to = inner_near(pkt->tuple.dst.w[3]) ? bpf_map_lookup_elem(&endpoints, &pkt->tuple.dst) : 0;
 	if (dev->published && (ret = answer_inside(skb, pkt, hit, to, net)))
 		return ret;
 	if (to && to->network == dev->network)

@@ -172,7 +172,7 @@ static __always_inline __u32 network_of(const struct addr *addr)
 	__u32 zero = 0, *id;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
-	if (!s)
+	if (!s || !inner_near(addr->w[3]))
 		return 0;
 	s->subnet_key.prefixlen = 128;
 	s->subnet_key.addr = *addr;

@@ -42,12 +42,6 @@ static __always_inline struct plain_ethernet *plain_ethernet(const struct plain_
 	return (void *)h - L3_OFF;
 }
 
-static __always_inline void mac_copy(void *to, const void *from)
-{
-	*(__u32 *)to = *(const __u32 *)from;
-	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
-}
-
 /* plain_frame returns the headers of a frame that has TCP or UDP ports right after an IPv4
  * header without options, whole and of the lengths that it claims; else null.
  */
@@ -207,13 +201,6 @@ static __always_inline int plain_rewrite(struct __sk_buff *skb, struct scratch *
 	}
 	h->ip.ttl--;
 	return CONTINUE;
-}
-
-static __always_inline int way_key_equal(const struct way_key *a, const struct way_key *b)
-{
-	const __u64 *x = (const void *)a, *y = (const void *)b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
 }
 
 /* way_shared: has another conversation with the same destination found within the last second

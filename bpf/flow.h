@@ -441,6 +441,7 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
 	f = bpf_map_lookup_elem(&flows_new, &key);
 	if (!f) { /* it may have moved */
 		f = bpf_map_lookup_elem(&flows, &key);
+		pkt->unknown = !f;
 		return f && comes_from(f, iif) ? flow_touch(pkt, f, hit) : FLOW_MISS;
 	}
 	if (!comes_from(f, iif))

@@ -67,7 +67,10 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	s->orig.xlat = pkt->tuple;
 	addr_from_v4(&s->orig.xlat.src, source);
 	open_begin(s, pkt, &s->opening);
-	way_unknown(&s->orig);
+	if (pkt->way_found && (plain || source == pkt->preferred))
+		way_out(&s->orig, pkt, &s->fib);
+	else
+		way_unknown(&s->orig);
 	way_in(&s->reply, ep->ifindex, ep->mac, net);
 	return open_finish(skb, pkt, hit, plain ? PORT_EXACT : PORT_OURS);
 }

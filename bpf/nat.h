@@ -106,7 +106,7 @@ static __always_inline void claim_again(struct scratch *s, __u64 now)
 
 #define EEXIST 17
 
-/* reserve inserts the reply direction, whose key claim_over() has found free. flows is
+/* reserve inserts the reply direction. flows is
  * looked at after the insertion into flows_new, because a conversation on its way there is
  * in both for a moment.
  */
@@ -179,6 +179,7 @@ static __noinline int host_socket(struct __sk_buff *skb, struct scratch *s)
 	return 1;
 }
 
+/* try_port reserves a port, if it may be used and nobody has it. */
 static __always_inline int try_port(struct __sk_buff *skb, struct scratch *s, __u32 port,
 				    __u32 restricted)
 {
@@ -189,6 +190,25 @@ static __always_inline int try_port(struct __sk_buff *skb, struct scratch *s, __
 		return TAKEN;
 	if (restricted && host_socket(skb, s))
 		return TAKEN;
+	return reserve(s);
+}
+
+/* try_own_port does so with the port that is most likely free: who has it is asked only if
+ * somebody has.
+ */
+static __always_inline int try_own_port(struct __sk_buff *skb, struct scratch *s, __u32 port,
+					__u32 restricted)
+{
+	int ret;
+
+	if (restricted && !port_free_to_use(s->reply_key.proto, port))
+		return TAKEN;
+	set_reply_port(s, port);
+	if (restricted && host_socket(skb, s))
+		return TAKEN;
+	ret = reserve(s);
+	if (ret != TAKEN || !claim_over(&s->reply_key, s->search.now))
+		return ret;
 	return reserve(s);
 }
 
@@ -245,7 +265,7 @@ __noinline int find_port(struct __sk_buff *skb, struct packet *pkt, __u32 choice
 		return -DROP_NO_PORT;
 	s->search.now = pkt->now;
 	s->search.choice = choice;
-	result = try_port(skb, s, bpf_ntohs(pkt->tuple.sport), choice == PORT_OURS);
+	result = try_own_port(skb, s, bpf_ntohs(pkt->tuple.sport), choice == PORT_OURS);
 	if (result == TAKEN && choice != PORT_EXACT)
 		result = search_port(skb, s, pkt);
 	if (result == RESERVED)
@@ -308,6 +328,16 @@ static __always_inline void way_back(struct flow *f, const struct packet *pkt)
 	__builtin_memcpy(f->smac, pkt->dmac, ETH_ALEN);
 }
 
+/* way_out makes what find_route() has just found for the packet the way out of its flow. */
+static __always_inline void way_out(struct flow *f, const struct packet *pkt,
+				    const struct bpf_fib_lookup *fib)
+{
+	f->oif = fib->ifindex;
+	f->way_checked = pkt->now;
+	mac_copy(f->dmac, fib->dmac);
+	mac_copy(f->smac, fib->smac);
+}
+
 /* way_unknown leaves the way out to be looked up by the first packet that needs it. */
 static __always_inline void way_unknown(struct flow *f)
 {
@@ -328,7 +358,8 @@ __noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit
 
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
-	claim_again(s, pkt->now);
+	if (!pkt->unknown)
+		claim_again(s, pkt->now);
 	ret = find_port(skb, pkt, choice);
 	if (ret)
 		return ret;

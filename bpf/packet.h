@@ -90,6 +90,10 @@ struct packet {
 	__u8 seen; /* enum flow_seen bits that it shows */
 	__u8 ack; /* TCP ACK */
 	__be16 ip_id; /* identification, for what is in fragments */
+	__be32 preferred; /* source that the FIB prefers for this packet, 0: not known */
+	__u8 unknown; /* no table had an entry for tuple a moment ago */
+	__u8 way_found; /* the scratch's fib is the way out of this packet, neighbour and all */
+	__u8 pad[2];
 };
 
 static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
@@ -132,6 +136,12 @@ static __always_inline int mac_equal(const void *a, const void *b)
 {
 	return *(const __u32 *)a == *(const __u32 *)b &&
 	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+static __always_inline void mac_copy(void *to, const void *from)
+{
+	*(__u32 *)to = *(const __u32 *)from;
+	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
 }
 
 /* is_gateway: is it the Ethernet address of a bridge of ours? Those start 06:eb. */
@@ -179,9 +189,9 @@ static __always_inline int parse_eth(struct __sk_buff *skb, struct packet *pkt)
 		return ret;
 	if (data + sizeof(*eth) > (void *)(long)skb->data_end)
 		return -DROP_MALFORMED;
-	__builtin_memcpy(pkt->dmac, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(pkt->smac, eth->h_source, ETH_ALEN);
-	pkt->eth_proto = eth->h_proto;
+	mac_copy(pkt->dmac, eth->h_dest);
+	mac_copy(pkt->smac, eth->h_source);
+	pkt->eth_proto = *(__be16 *)&eth->h_proto;
 	return CONTINUE;
 }
 

@@ -155,11 +155,6 @@ static __always_inline int rewrite_ports(struct __sk_buff *skb, struct packet *p
 	return rewrite_port(skb, pkt, sizeof(__be16), from->dport, to->dport);
 }
 
-struct eth_ipv4 {
-	struct ethhdr eth;
-	struct iphdr ip;
-} __attribute__((packed));
-
 /* rewrite turns the packet's tuple into hit->xlat: addresses, ports and checksums.
  * If it is being forwarded the Ethernet addresses become hit's and the TTL, which the
  * caller has found to be above 1, is lowered.
@@ -167,7 +162,8 @@ struct eth_ipv4 {
  */
 __noinline int rewrite(struct __sk_buff *skb, struct packet *pkt, struct hit *hit, __u32 forwarded)
 {
-	struct eth_ipv4 h;
+	struct iphdr *ip;
+	__be16 *eth;
 
 	if (!pkt || !hit)
 		return -DROP_REWRITE;
@@ -176,21 +172,20 @@ __noinline int rewrite(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 		return -DROP_REWRITE;
 	if (pkt->ported && rewrite_ports(skb, pkt, &hit->xlat))
 		return -DROP_REWRITE;
-	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+	eth = (void *)(long)skb->data;
+	ip = (void *)eth + L3_OFF;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return -DROP_REWRITE;
-	csum_replace(&h.ip.check, h.ip.saddr, hit->xlat.src.w[3]);
-	csum_replace(&h.ip.check, h.ip.daddr, hit->xlat.dst.w[3]);
-	h.ip.saddr = hit->xlat.src.w[3];
-	h.ip.daddr = hit->xlat.dst.w[3];
+	csum_replace(&ip->check, ip->saddr, hit->xlat.src.w[3]);
+	csum_replace(&ip->check, ip->daddr, hit->xlat.dst.w[3]);
+	ip->saddr = hit->xlat.src.w[3];
+	ip->daddr = hit->xlat.dst.w[3];
 	if (forwarded) {
-		csum_replace(&h.ip.check, bpf_htonl(h.ip.ttl << 24),
-			     bpf_htonl((h.ip.ttl - 1) << 24));
-		h.ip.ttl--;
-		__builtin_memcpy(h.eth.h_dest, hit->dmac, ETH_ALEN);
-		__builtin_memcpy(h.eth.h_source, hit->smac, ETH_ALEN);
+		csum_replace(&ip->check, bpf_htonl(ip->ttl << 24), bpf_htonl((ip->ttl - 1) << 24));
+		ip->ttl--;
+		mac_copy(eth, hit->dmac);
+		mac_copy(eth + 3, hit->smac);
 	}
-	if (bpf_skb_store_bytes(skb, 0, &h, sizeof(h), 0))
-		return -DROP_REWRITE;
 	pkt->tuple = hit->xlat;
 	return CONTINUE;
 }

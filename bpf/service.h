@@ -9,7 +9,7 @@
 #include "uplink.h"
 
 /* service_find returns the published port that the packet is for: of its very
- * destination address, else of any address if that one is the host's.
+ * destination address, else of any address if that one is the host's. Its key is left in s.
  */
 static __always_inline struct service *service_find(struct __sk_buff *skb, struct packet *pkt,
 						    struct scratch *s)
@@ -49,7 +49,7 @@ static __always_inline struct service *reserve_service(struct __sk_buff *skb, st
 		return 0;
 	o->slot = svc->slot;
 	o->gen = generation(svc->slot);
-	svc = service_find(skb, pkt, s);
+	svc = bpf_map_lookup_elem(&services, &s->service_key); /* as service_find() left it */
 	if (!svc || svc->slot != o->slot)
 		return 0;
 	o->reply_iif = svc->ifindex;

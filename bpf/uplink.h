@@ -130,6 +130,8 @@ static __always_inline __be32 source_address(struct __sk_buff *skb, struct packe
 		return 0;
 	if (net->snat4.w[3])
 		return net->snat4.w[3];
+	if (pkt->preferred)
+		return pkt->preferred;
 	if (fib_flags & FIB_SRC &&
 	    routed(find_route(skb, pkt, &pkt->tuple, net->bridge, FIB_SRC | FIB_SKIP_NEIGH)) &&
 	    (fib = found()) && fib->ifindex == oif && fib->ipv4_src != pkt->tuple.src.w[3])
@@ -164,6 +166,13 @@ static __always_inline __u32 way_place(struct way_key *key, const struct tuple *
 	key->proto = xlat->proto;
 	key->class = (tos & 0xfc) | reply;
 	return ((key->dst.w[3] ^ key->source.w[3] ^ ifindex << 16 ^ key->port) * 0x9e3779b1U) >> 24;
+}
+
+static __always_inline int way_key_equal(const struct way_key *a, const struct way_key *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
 }
 
 /* share_way tells the others. */
@@ -309,6 +318,34 @@ static __always_inline int check_source_kept(struct __sk_buff *skb, struct packe
 	return CONTINUE;
 }
 
+/* way_is_shared: do others know that the packet's flow, with the way that it was opened with,
+ * goes where they go?
+ */
+static __always_inline int way_is_shared(const struct packet *pkt, const struct hit *hit,
+					 struct scratch *s)
+{
+	__u32 place = way_place(&s->way_key, &hit->xlat, hit->half, pkt->ifindex, pkt->tos);
+	struct way *way = bpf_map_lookup_elem(&ways, &place);
+
+	return way && (__u32)pkt->now - way->checked < hz && way->oif == hit->oif &&
+	       mac_equal(way->dmac, hit->dmac) && way_key_equal(&way->key, &s->way_key);
+}
+
+/* send_first sends the first packet of a flow, whose way was found with it: by the neighbour
+ * table, as once a second, unless another one to the same destination has been so.
+ */
+static __always_inline int send_first(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
+				      struct scratch *s)
+{
+	int ret;
+
+	if (way_is_shared(pkt, hit, s))
+		return send_fresh(skb, pkt, hit);
+	share_way(pkt, hit, &s->fib);
+	ret = rewrite(skb, pkt, hit, 1);
+	return ret ? ret : send_neigh(skb, &s->fib);
+}
+
 /* send_out translates the packet as its flow says and sends it to the uplink from the
  * veth's hook. Once a second the way out is looked up again, and that packet goes
  * through the neighbour table, so that the kernel goes on checking that the neighbour
@@ -319,11 +356,15 @@ __noinline int send_out(struct __sk_buff *skb, struct packet *pkt, struct hit *h
 {
 	struct bpf_fib_lookup *fib;
 	long result;
-	__u32 oif;
+	__u32 zero = 0, oif;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	int ret;
 
-	if (!pkt || !hit)
+	if (!pkt || !hit || !s)
 		return -DROP_REDIRECT;
+	if (pkt->way_found && !pkt->error && hit->oif == s->fib.ifindex &&
+	    hit->way_checked == (__u32)pkt->now)
+		return send_first(skb, pkt, hit, s);
 	if (hit->oif && (__u32)pkt->now - hit->way_checked < hz)
 		return send_fresh(skb, pkt, hit);
 	if (host_sourced(hit) && lost_address(skb, pkt, &hit->xlat.src, bridge))

@@ -10,43 +10,122 @@ import (
 	"github.com/ebnet/ebnet/loader"
 )
 
-// measure reports the kernel's own measure of a run; the time of the system call
-// around it says nothing.
-func measure(b *testing.B, h *host, hook loader.Hook, ifindex int, p packet) {
-	b.Helper()
-	b.ReportMetric(0, "ns/op")
-	mean, err := h.dp.Benchmark(hook, p.frame(), loader.RunContext{Ifindex: ifindex}, max(b.N, 1000))
-	must(b, err)
-	b.ReportMetric(float64(mean.Nanoseconds()), "ns/packet")
+// outcome is one thing that a program may do with a packet.
+type outcome struct {
+	name    string
+	hook    loader.Hook
+	ifindex func(h *host) int
+	// before makes the state that the packets meet.
+	before func(h *host)
+	// packet is the i-th packet; between is what happens after it, not measured.
+	packet  func(h *host, i int) packet
+	between func(h *host, i int) error
+	verdict loader.Verdict
 }
 
-func BenchmarkMasqueradeOut(b *testing.B) {
-	h := newHost(b, true)
-	establish(h, 5000)
-	measure(b, h, loader.FromContainer, h.a, fromA(tcp, ack, 5000, remote, 80))
+func atA(h *host) int      { return h.a }
+func atUplink(h *host) int { return h.uplink }
+
+// same is the same packet each time.
+func same(p packet) func(*host, int) packet { return func(*host, int) packet { return p } }
+
+// many are the peers of benchmarks that open a conversation with each packet.
+func many(i int) (uint16, netip.Addr) {
+	return uint16(2000 + i%20000), netip.AddrFrom4([4]byte{198, 51, 100, byte(1 + i/20000%200)})
 }
 
-func BenchmarkMasqueradeIn(b *testing.B) {
-	h := newHost(b, true)
-	establish(h, 5000)
-	measure(b, h, loader.FromUplink, h.uplink, fromOutside(tcp, ack, remote, 80, hostAddr, 5000))
+var outcomes = []outcome{
+	{name: "from_container/established", hook: loader.FromContainer, ifindex: atA, verdict: loader.Redirect,
+		before: func(h *host) { establish(h, 5000) }, packet: same(fromA(tcp, ack, 5000, remote, 80))},
+	{name: "from_container/fin", hook: loader.FromContainer, ifindex: atA, verdict: loader.Redirect,
+		before: func(h *host) { establish(h, 5000) }, packet: same(fromA(tcp, fin|ack, 5000, remote, 80))},
+	{name: "from_container/new_udp", hook: loader.FromContainer, ifindex: atA, verdict: loader.Redirect,
+		packet: func(_ *host, i int) packet {
+			port, peer := many(i)
+			return fromA(udp, 0, port, peer, 53)
+		}},
+	{name: "from_container/new_tcp", hook: loader.FromContainer, ifindex: atA, verdict: loader.Redirect,
+		packet: func(_ *host, i int) packet {
+			port, peer := many(i)
+			return fromA(tcp, syn, port, peer, 80)
+		}},
+	{name: "from_container/confirms", hook: loader.FromContainer, ifindex: atA, verdict: loader.Redirect,
+		before: func(h *host) { must(h, opened(h, 0)) },
+		packet: func(_ *host, i int) packet {
+			port, peer := many(i)
+			return fromA(tcp, ack, port, peer, 80)
+		},
+		between: func(h *host, i int) error { return opened(h, i+1) }},
+	{name: "from_container/neighbour", hook: loader.FromContainer, ifindex: atA, verdict: loader.Redirect,
+		packet: same(toB())},
+	{name: "from_container/late", hook: loader.FromContainer, ifindex: atA, verdict: loader.Drop,
+		packet: same(fromA(tcp, ack, 5001, remote, 80))},
+	{name: "from_uplink/established", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Redirect,
+		before: func(h *host) { establish(h, 5000) }, packet: same(fromOutside(tcp, ack, remote, 80, hostAddr, 5000))},
+	{name: "from_uplink/new_published", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Redirect,
+		before: func(h *host) { h.publish(loader.UDP, netip.Addr{}, 8080, 80) },
+		packet: func(_ *host, i int) packet {
+			port, peer := many(i)
+			return fromOutside(udp, 0, peer, port, hostAddr, 8080)
+		}},
+	{name: "from_uplink/published_embryonic", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Redirect,
+		before: func(h *host) { h.publish(loader.UDP, netip.Addr{}, 8080, 80) },
+		packet: same(fromOutside(udp, 0, remote, 4000, hostAddr, 8080))},
+	{name: "from_uplink/of_the_host", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Pass,
+		packet: same(fromOutside(tcp, ack, remote, 4000, hostAddr, 22))},
+	{name: "from_uplink/direct_access", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Drop,
+		packet: same(fromOutside(tcp, syn, remote, 4000, containerA, 22))},
+	{name: "to_uplink/of_the_host", hook: loader.ToUplink, ifindex: atUplink, verdict: loader.Pass,
+		packet: same(packet{smac: uplinkMAC.String(), dmac: routerMAC.String(), proto: tcp, flags: ack, ttl: 64,
+			src: netip.AddrPortFrom(hostAddr, 40000), dst: netip.AddrPortFrom(remote, 80)})},
 }
 
-func BenchmarkPublishedIn(b *testing.B) {
-	h := newHost(b, true)
-	h.publish(loader.UDP, netip.Addr{}, 8080, 80)
-	measure(b, h, loader.FromUplink, h.uplink, fromOutside(udp, 0, remote, 4000, hostAddr, 8080))
+// opened sends what goes before the packet that confirms the i-th conversation.
+func opened(h *host, i int) error {
+	port, peer := many(i)
+	_, out, err := h.dp.Run(loader.FromContainer, fromA(tcp, syn, port, peer, 80).frame(), loader.RunContext{Ifindex: h.a})
+	if err != nil {
+		return err
+	}
+	answer := fromOutside(tcp, syn|ack, peer, 80, hostAddr, parse(out).src.Port())
+	_, _, err = h.dp.Run(loader.FromUplink, answer.frame(), loader.RunContext{Ifindex: h.uplink, Received: h.uplink})
+	return err
 }
 
-func BenchmarkNeighbour(b *testing.B) {
-	h := newHost(b, true)
-	measure(b, h, loader.FromContainer, h.a, toB())
-}
-
-// BenchmarkHostTraffic is what the host pays for a packet that is none of ebnet's.
-func BenchmarkHostTraffic(b *testing.B) {
-	h := newHost(b, true)
-	measure(b, h, loader.FromUplink, h.uplink, fromOutside(tcp, ack, remote, 4000, hostAddr, 22))
+// BenchmarkPacket is the kernel's own measure of one run of a program, by what it does; the
+// time of the system call around it says nothing. insns are the instructions that the
+// verifier left of the program.
+func BenchmarkPacket(b *testing.B) {
+	for _, o := range outcomes {
+		b.Run(o.name, func(b *testing.B) {
+			h := newHost(b, true)
+			if o.before != nil {
+				o.before(h)
+			}
+			ctx := loader.RunContext{Ifindex: o.ifindex(h)}
+			if o.hook == loader.FromUplink {
+				ctx.Received = ctx.Ifindex
+			}
+			if o.between == nil {
+				if v, _, err := h.dp.Run(o.hook, o.packet(h, 1<<19).frame(), ctx); err != nil || v != o.verdict {
+					b.Fatalf("verdict %v, want %v (%v)", v, o.verdict, err)
+				}
+			}
+			var between func(int) error
+			if o.between != nil {
+				between = func(i int) error { return o.between(h, i) }
+			}
+			frame := func(i int) []byte { return o.packet(h, i).frame() }
+			n := min(max(b.N, 1000), 50_000)
+			mean, err := h.dp.Benchmark(o.hook, ctx, n, frame, between)
+			must(b, err)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(mean.Nanoseconds()), "ns/packet")
+			insns, err := h.dp.Instructions(o.hook)
+			must(b, err)
+			b.ReportMetric(float64(insns), "insns")
+		})
+	}
 }
 
 // BenchmarkRemoveEndpoint shows that removal does not depend on the flows that there are.

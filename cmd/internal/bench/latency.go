@@ -128,11 +128,13 @@ func answer(fd int) error {
 	}
 }
 
-// addressLimit is how many connections are made with one address outside: well below the number
-// of ephemeral ports. Those in TIME_WAIT hold a port against their other address alone, so with
-// fresh addresses neither the ports run out, nor is any conversation of before taken up again,
-// and clients are left with the port range and settings that they have everywhere.
-const addressLimit = 16 << 10
+// addressLimit is how many connections are made with one address outside: well below half the
+// number of ephemeral ports, of which connect takes the odd ones before it searches among all of
+// them, which would soon be most of what is measured. Those in TIME_WAIT hold a port against their
+// other address alone, so with fresh addresses neither the ports run out, nor is any conversation
+// of before taken up again, and clients are left with the port range and settings that they have
+// everywhere.
+const addressLimit = 4 << 10
 
 // connections measures connections by a way, each of one request. The addresses of the outside
 // are strangers, from the one after the last that was used.
