@@ -288,15 +288,6 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 	return ret ? ret : redirected(bpf_redirect_peer(s->plain.oif, 0));
 }
 
-/* near_at finds a container of the network by its address, if it is the one at its place. */
-static __always_inline struct near *near_at(__be32 v4)
-{
-	__u32 place = bpf_ntohl(v4) & (NEARS - 1);
-	struct near *near = bpf_map_lookup_elem(&nears, &place);
-
-	return near && near->addr == v4 && v4 ? near : 0;
-}
-
 /* fast_neighbour: between two endpoints of one network that talk to each other's own
  * addresses. Nothing in the packet changes.
  */
