@@ -461,7 +461,7 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
 }
 
 /* flow_find looks the packet's tuple up: one lookup where the conversation is
- * confirmed, more where it is new. iif is the device that packets of this direction must
+ * confirmed and known to be none of a SYN, more where it is new. iif is the device that packets of this direction must
  * come from: a container's, OUTSIDE or ANY_DEVICE. Returns enum lookup; fills hit on FLOW_HIT.
  */
 __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
@@ -471,6 +471,8 @@ __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 
 	if (!pkt || !hit)
 		return FLOW_MISS;
+	if (pkt->unconfirmed || (pkt->opens && pkt->tuple.proto == IPPROTO_TCP))
+		return flow_find_new(pkt, iif, hit); /* which looks there second */
 	key = pkt->tuple;
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
