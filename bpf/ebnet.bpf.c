@@ -281,6 +281,7 @@ int from_container(struct __sk_buff *skb)
 	if ((ret = fast_from_container(skb, s)))
 		return finish(skb, ret);
 	begin(skb, s);
+	s->packet.unconfirmed = s->missed;
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)))
@@ -518,6 +519,7 @@ int from_uplink(struct __sk_buff *skb)
 	if ((ret = fast_from_uplink(skb, s)))
 		return finish(skb, ret);
 	begin(skb, s);
+	s->packet.unconfirmed = s->missed;
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt))

@@ -132,6 +132,15 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 	return net ? send_done(skb, net->bridge, 0) : -DROP_REDIRECT;
 }
 
+/* near_at finds a container of the network by its address, if it is the one at its place. */
+static __always_inline struct near *near_at(__be32 v4)
+{
+	__u32 place = bpf_ntohl(v4) & (NEARS - 1);
+	struct near *near = bpf_map_lookup_elem(&nears, &place);
+
+	return near && near->addr == v4 && v4 ? near : 0;
+}
+
 /* inner_near: may the address be one of a network? Most that are not are told by it. */
 static __always_inline int inner_near(__be32 v4)
 {

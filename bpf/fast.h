@@ -243,6 +243,7 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct plain_headers 
 		return CONTINUE;
 	plain_tuple(&s->key, h);
 	f = bpf_map_lookup_elem(&flows, &s->key);
+	s->missed = !f;
 	if (!f || f->iif != skb->ifindex || !f->oif)
 		return CONTINUE;
 	if (f->kind != FLOW_SNAT && f->kind != FLOW_DNAT && f->kind != FLOW_DIRECT)
@@ -274,6 +275,7 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 		return CONTINUE;
 	plain_tuple(&s->key, h);
 	f = bpf_map_lookup_elem(&flows, &s->key);
+	s->missed = !f;
 	if (!f || f->iif != OUTSIDE || f->kind == FLOW_HOST)
 		return CONTINUE;
 	if (!plain_read(s, f, 0) || !plain_counts(s, f, seen, bpf_jiffies64() + clock_offset))
@@ -286,15 +288,6 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 	f->bytes += skb->len;
 	ret = plain_rewrite(skb, s, 0);
 	return ret ? ret : redirected(bpf_redirect_peer(s->plain.oif, 0));
-}
-
-/* near_at finds a container of the network by its address, if it is the one at its place. */
-static __always_inline struct near *near_at(__be32 v4)
-{
-	__u32 place = bpf_ntohl(v4) & (NEARS - 1);
-	struct near *near = bpf_map_lookup_elem(&nears, &place);
-
-	return near && near->addr == v4 && v4 ? near : 0;
 }
 
 /* fast_neighbour: between two endpoints of one network that talk to each other's own
@@ -325,6 +318,7 @@ static __always_inline int fast_from_container(struct __sk_buff *skb, struct scr
 {
 	struct plain_headers *h;
 
+	s->missed = 0;
 	if (!fast_path || skb->vlan_present || !(h = plain_frame(skb)))
 		return CONTINUE;
 	return is_gateway(plain_ethernet(h)->dmac) ? fast_out(skb, h, s) : fast_neighbour(skb, h);
@@ -335,5 +329,6 @@ static __always_inline int fast_from_uplink(struct __sk_buff *skb, struct scratc
 {
 	struct plain_headers *h = plain_frame(skb);
 
+	s->missed = 0;
 	return h ? fast_in(skb, h, s) : CONTINUE;
 }

@@ -243,22 +243,18 @@ static __always_inline void unconfirm(struct scratch *s)
 }
 
 /* flow_confirm moves a conversation from flows_new to flows. f is the entry of key in
- * flows_new. If there is no room it stays where it is, and the next packet tries
+ * flows_new and peer that of the other direction. If there is no room it stays where it is, and the next packet tries
  * again; if another CPU is moving it too, the insertion of the original direction
  * decides which one does.
  */
-static __noinline int flow_confirm(struct flow *f, struct tuple *key)
+static __noinline int flow_confirm(struct flow *f, struct tuple *key, struct flow *peer)
 {
 	__u32 zero = 0;
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
-	struct flow *peer;
 
-	if (!s || !f || !key)
+	if (!s || !f || !key || !peer)
 		return 0;
 	tuple_reverse(&s->other_key, &f->xlat);
-	peer = bpf_map_lookup_elem(&flows_new, &s->other_key);
-	if (!peer)
-		return 0;
 	if (f->half == HALF_ORIG) {
 		s->orig_key = *key;
 		s->reply_key = s->other_key;
@@ -311,18 +307,18 @@ static __always_inline int flow_confirmed(struct packet *pkt, struct flow *f)
 }
 
 /* flow_note records what the packet shows that was not known yet, in both directions'
- * entries, so that either one alone tells the state.
+ * entries, so that either one alone tells the state. peer is the other one's if it is known.
  */
-static __always_inline void flow_note(struct packet *pkt, struct flow *f)
+static __always_inline void flow_note(struct packet *pkt, struct flow *f, struct flow *peer)
 {
 	__u32 news = pkt->seen & ~f->seen;
 	struct tuple peer_key;
-	struct flow *peer;
 
 	if (!news)
 		return;
 	__sync_fetch_and_or((__u32 *)&f->seen, news);
-	peer = flow_peer(f, &peer_key);
+	if (!peer)
+		peer = flow_peer(f, &peer_key);
 	if (peer)
 		__sync_fetch_and_or((__u32 *)&peer->peer_seen, news);
 }
@@ -385,9 +381,11 @@ static __noinline int flow_void(struct packet *pkt, struct flow *f)
 }
 
 /* flow_touch checks that f, found in the table under the packet's tuple, still counts,
- * and brings it up to date. Returns enum lookup; fills hit on FLOW_HIT.
+ * and brings it up to date. peer is the other direction's entry, null where it has not been
+ * looked up. Returns enum lookup; fills hit on FLOW_HIT.
  */
-static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct hit *hit)
+static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct flow *peer,
+				      struct hit *hit)
 {
 	if (!flow_read(&pkt->tuple, f, hit))
 		return FLOW_MISS;
@@ -400,22 +398,27 @@ static __always_inline int flow_touch(struct packet *pkt, struct flow *f, struct
 			return FLOW_MISS;
 		f->last_seen = pkt->now;
 	}
-	flow_note(pkt, f);
+	flow_note(pkt, f, peer);
 	/* Not atomic: when one direction is spread over CPUs a count may be lost. */
 	f->packets++;
 	f->bytes += pkt->len;
 	return FLOW_HIT;
 }
 
-/* flow_whole: has the embryonic f its other half? The LRU evicts them one by one, and
- * half a conversation would answer nobody and hold no port.
+/* flow_half finds the other half of the embryonic f, null if it has none: the LRU evicts them one
+ * by one, and half a conversation would answer nobody and hold no port. The order of the
+ * lookups is that of a move to the other table.
  */
-static __always_inline int flow_whole(struct flow *f)
+static __always_inline struct flow *flow_half(struct flow *f)
 {
 	struct tuple peer_key;
-	struct flow *peer = flow_peer(f, &peer_key);
+	struct flow *peer;
 
-	return peer && peer->tag == tuple_tag(&peer_key);
+	tuple_reverse(&peer_key, &f->xlat);
+	peer = bpf_map_lookup_elem(&flows_new, &peer_key);
+	if (!peer)
+		peer = bpf_map_lookup_elem(&flows, &peer_key);
+	return peer && peer->tag == tuple_tag(&peer_key) ? peer : 0;
 }
 
 /* Whom the packets of a direction come from, where it is no container's device. */
@@ -431,8 +434,8 @@ static __always_inline int comes_from(const struct flow *f, __u32 iif)
 /* flow_find_new is flow_find for what flows does not have. */
 static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *hit)
 {
+	struct flow *f, *peer;
 	struct tuple key;
-	struct flow *f;
 	int ret;
 
 	if (!pkt || !hit)
@@ -442,22 +445,23 @@ static __noinline int flow_find_new(struct packet *pkt, __u32 iif, struct hit *h
 	if (!f) { /* it may have moved */
 		f = bpf_map_lookup_elem(&flows, &key);
 		pkt->unknown = !f;
-		return f && comes_from(f, iif) ? flow_touch(pkt, f, hit) : FLOW_MISS;
+		return f && comes_from(f, iif) ? flow_touch(pkt, f, 0, hit) : FLOW_MISS;
 	}
 	if (!comes_from(f, iif))
 		return FLOW_MISS;
-	if (!flow_whole(f)) {
+	peer = flow_half(f);
+	if (!peer) {
 		bpf_map_delete_elem(&flows_new, &key);
 		return FLOW_MISS;
 	}
-	ret = flow_touch(pkt, f, hit);
+	ret = flow_touch(pkt, f, peer, hit);
 	if (ret == FLOW_HIT && flow_confirmed(pkt, f))
-		flow_confirm(f, &key);
+		flow_confirm(f, &key, peer);
 	return ret;
 }
 
 /* flow_find looks the packet's tuple up: one lookup where the conversation is
- * confirmed, more where it is new. iif is the device that packets of this direction must
+ * confirmed and known to be none of a SYN, more where it is new. iif is the device that packets of this direction must
  * come from: a container's, OUTSIDE or ANY_DEVICE. Returns enum lookup; fills hit on FLOW_HIT.
  */
 __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
@@ -467,11 +471,13 @@ __noinline int flow_find(struct packet *pkt, __u32 iif, struct hit *hit)
 
 	if (!pkt || !hit)
 		return FLOW_MISS;
+	if (pkt->unconfirmed || (pkt->opens && pkt->tuple.proto == IPPROTO_TCP))
+		return flow_find_new(pkt, iif, hit); /* which looks there second */
 	key = pkt->tuple;
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
 		return flow_find_new(pkt, iif, hit);
 	if (!comes_from(f, iif))
 		return FLOW_MISS;
-	return flow_touch(pkt, f, hit);
+	return flow_touch(pkt, f, 0, hit);
 }

@@ -22,21 +22,19 @@
  */
 static __always_inline int host_concerns(struct __sk_buff *skb)
 {
-	struct {
-		struct iphdr ip;
-		__be16 sport;
-		__be16 dport;
-	} h;
+	struct iphdr *ip = (void *)(long)skb->data + L3_OFF;
+	__be16 *sport = (void *)(ip + 1);
 
-	if (bpf_skb_load_bytes(skb, L3_OFF, &h, sizeof(h)))
-		return 0;
-	if (h.ip.protocol == IPPROTO_ICMP)
+	if ((void *)(sport + 2) > (void *)(long)skb->data_end)
+		return skb->len >=
+		       L3_OFF + sizeof(*ip) + 2 * sizeof(*sport); /* not linear: look well */
+	if (ip->protocol == IPPROTO_ICMP)
 		return 1;
-	if (h.ip.protocol != IPPROTO_TCP && h.ip.protocol != IPPROTO_UDP)
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
 		return 0;
-	if (h.ip.frag_off & bpf_htons(IP_OFFSET))
+	if (ip->frag_off & bpf_htons(IP_OFFSET))
 		return 0;
-	return h.ip.ihl != 5 || port_tracked(h.ip.protocol, h.sport);
+	return *(__u8 *)ip != 0x45 || port_tracked(ip->protocol, *sport);
 }
 
 /* host_conflict: would the answers belong to a conversation of an endpoint? */

@@ -162,7 +162,8 @@ struct way {
 };
 _Static_assert(sizeof(struct way) == 64, "way");
 
-#define WAYS 256
+#define WAYS_BITS 12
+#define WAYS (1 << WAYS_BITS)
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, WAYS);
@@ -337,6 +338,8 @@ struct scratch {
 	struct hit hit;
 	struct tuple key; /* of the packet, where it is not parsed into packet */
 	struct plain plain;
+	__u8 missed; /* flows had nothing under key */
+	__u8 pad[7];
 	struct tuple orig_key;
 	struct tuple reply_key;
 	struct tuple other_key;

@@ -36,13 +36,19 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 	struct endpoint *ep;
 	struct network *net;
+	struct near *near;
+	__u32 network;
 	__be32 source;
 	int ret, plain;
 
 	if (!pkt || !hit || !s)
 		return -DROP_TABLE_FULL;
-	ep = endpoint_get(&pkt->tuple.src);
-	net = ep ? bpf_map_lookup_elem(&networks, &ep->network) : 0;
+	near = near_at(pkt->tuple.src.w[3]);
+	ep = near ? 0 : endpoint_get(&pkt->tuple.src);
+	if (!near && !ep)
+		return -DROP_SPOOFED_ADDR;
+	network = near ? near->network : ep->network;
+	net = bpf_map_lookup_elem(&networks, &network);
 	if (!net)
 		return -DROP_SPOOFED_ADDR;
 	ret = may_open(pkt, net);
@@ -55,8 +61,8 @@ __noinline int masquerade(struct __sk_buff *skb, struct packet *pkt, struct hit 
 	/* Removal deletes the endpoint, then raises the generation. Looked at in the opposite
 	 * order here, a flow opened meanwhile is void from the start.
 	 */
-	s->opening.slot = ep->slot;
-	s->opening.gen = generation(ep->slot);
+	s->opening.slot = near ? near->slot : ep->slot;
+	s->opening.gen = generation(s->opening.slot);
 	ep = endpoint_get(&pkt->tuple.src);
 	if (!ep || ep->slot != s->opening.slot)
 		return -DROP_SPOOFED_ADDR;

@@ -91,9 +91,10 @@ struct packet {
 	__u8 ack; /* TCP ACK */
 	__be16 ip_id; /* identification, for what is in fragments */
 	__be32 preferred; /* source that the FIB prefers for this packet, 0: not known */
+	__u8 unconfirmed; /* flows had no entry for tuple a moment ago */
 	__u8 unknown; /* no table had an entry for tuple a moment ago */
 	__u8 way_found; /* the scratch's fib is the way out of this packet, neighbour and all */
-	__u8 pad[2];
+	__u8 pad;
 };
 
 static __always_inline void addr_from_v4(struct addr *a, __be32 v4)

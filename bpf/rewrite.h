@@ -155,6 +155,37 @@ static __always_inline int rewrite_ports(struct __sk_buff *skb, struct packet *p
 	return rewrite_port(skb, pkt, sizeof(__be16), from->dport, to->dport);
 }
 
+/* rewrite_in_place changes ports and transport checksum where they can be written; 0: they
+ * cannot, and nothing is changed.
+ */
+static __always_inline int rewrite_in_place(struct __sk_buff *skb, struct packet *pkt,
+					    const struct tuple *to)
+{
+	__u32 state = checksum_state(skb), udp = pkt->tuple.proto == IPPROTO_UDP;
+	const struct tuple *from = &pkt->tuple;
+	__be16 *l4 = (void *)(long)skb->data + (pkt->l4_off & 127);
+	__sum16 *check = l4 + (udp ? 3 : 8);
+
+	if (state == CHECKSUM_COMPLETE || !pkt->ported || from->proto == IPPROTO_ICMP ||
+	    (void *)(l4 + 9) > (void *)(long)skb->data_end)
+		return 0;
+	l4_sum_replace(check, state, udp, from->src.w[3], to->src.w[3], from->sport, to->sport);
+	l4_sum_replace(check, state, udp, from->dst.w[3], to->dst.w[3], from->dport, to->dport);
+	l4[0] = to->sport;
+	l4[1] = to->dport;
+	return 1;
+}
+
+/* rewrite_by_helpers does so by the kernel's helpers. 0: done. */
+static __always_inline int rewrite_by_helpers(struct __sk_buff *skb, struct packet *pkt,
+					      const struct tuple *to)
+{
+	if (rewrite_addr(skb, pkt, pkt->tuple.src.w[3], to->src.w[3]) ||
+	    rewrite_addr(skb, pkt, pkt->tuple.dst.w[3], to->dst.w[3]))
+		return -1;
+	return pkt->ported ? rewrite_ports(skb, pkt, to) : 0;
+}
+
 /* rewrite turns the packet's tuple into hit->xlat: addresses, ports and checksums.
  * If it is being forwarded the Ethernet addresses become hit's and the TTL, which the
  * caller has found to be above 1, is lowered.
@@ -167,10 +198,7 @@ __noinline int rewrite(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 
 	if (!pkt || !hit)
 		return -DROP_REWRITE;
-	if (rewrite_addr(skb, pkt, pkt->tuple.src.w[3], hit->xlat.src.w[3]) ||
-	    rewrite_addr(skb, pkt, pkt->tuple.dst.w[3], hit->xlat.dst.w[3]))
-		return -DROP_REWRITE;
-	if (pkt->ported && rewrite_ports(skb, pkt, &hit->xlat))
+	if (!rewrite_in_place(skb, pkt, &hit->xlat) && rewrite_by_helpers(skb, pkt, &hit->xlat))
 		return -DROP_REWRITE;
 	eth = (void *)(long)skb->data;
 	ip = (void *)eth + L3_OFF;

@@ -165,7 +165,8 @@ static __always_inline __u32 way_place(struct way_key *key, const struct tuple *
 	key->port = reply ? xlat->sport : xlat->dport;
 	key->proto = xlat->proto;
 	key->class = (tos & 0xfc) | reply;
-	return ((key->dst.w[3] ^ key->source.w[3] ^ ifindex << 16 ^ key->port) * 0x9e3779b1U) >> 24;
+	return ((key->dst.w[3] ^ key->source.w[3] ^ ifindex << 16 ^ key->port) * 0x9e3779b1U) >>
+	       (32 - WAYS_BITS);
 }
 
 static __always_inline int way_key_equal(const struct way_key *a, const struct way_key *b)
@@ -331,8 +332,34 @@ static __always_inline int way_is_shared(const struct packet *pkt, const struct 
 	       mac_equal(way->dmac, hit->dmac) && way_key_equal(&way->key, &s->way_key);
 }
 
+/* hop_used: has this CPU sent something through the neighbour table to the same neighbour within
+ * the last second? If not it is about to. Neighbours are kept among ways, under a
+ * key that no conversation has.
+ */
+static __always_inline int hop_used(const struct packet *pkt, const struct hit *hit,
+				    struct scratch *s)
+{
+	struct way_key *key = &s->way_key;
+	struct way *way;
+	__u32 place;
+
+	__builtin_memset(key, 0, sizeof(*key));
+	mac_copy(&key->dst, hit->dmac);
+	key->ifindex = hit->oif;
+	place = ((key->dst.w[0] ^ key->dst.w[1] ^ hit->oif) * 0x9e3779b1U) >> (32 - WAYS_BITS);
+	way = bpf_map_lookup_elem(&ways, &place);
+	if (!way)
+		return 0;
+	if ((__u32)pkt->now - way->checked < hz && way_key_equal(&way->key, key))
+		return 1;
+	__builtin_memset(way, 0, sizeof(*way));
+	way->key = *key;
+	way->checked = pkt->now;
+	return 0;
+}
+
 /* send_first sends the first packet of a flow, whose way was found with it: by the neighbour
- * table, as once a second, unless another one to the same destination has been so.
+ * table, as once a second, unless another one to the same neighbour has been so.
  */
 static __always_inline int send_first(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 				      struct scratch *s)
@@ -342,6 +369,8 @@ static __always_inline int send_first(struct __sk_buff *skb, struct packet *pkt,
 	if (way_is_shared(pkt, hit, s))
 		return send_fresh(skb, pkt, hit);
 	share_way(pkt, hit, &s->fib);
+	if (hop_used(pkt, hit, s))
+		return send_fresh(skb, pkt, hit);
 	ret = rewrite(skb, pkt, hit, 1);
 	return ret ? ret : send_neigh(skb, &s->fib);
 }
