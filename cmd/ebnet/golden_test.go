@@ -67,7 +67,7 @@ func TestGoldenHelp(t *testing.T) {
 func TestGoldenUsageErrors(t *testing.T) {
 	var out strings.Builder
 	for _, line := range []string{
-		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "up now", "expose web",
+		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "up now", "expose web",
 		"unexpose", "disconnect", "network rm", "network inspect", "endpoint inspect", "endpoint ls web", "flows web", "version 2",
 		"completion", "completion tcsh", "run", "status now", "down now", "network ls x", "network prune x",
 		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --timeout icmp=0", "up --timeout dns=5s", "up --timeout icmp=soon", "up --timeout 5s",
@@ -120,6 +120,12 @@ func TestGoldenViews(t *testing.T) {
 		Uplinks:  []network.UplinkInfo{{Name: "up0", Ifindex: 2, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, MTU: 1500, Attached: true}},
 		Networks: 2, Endpoints: 2, Ports: 12, Maps: []network.MapInfo{{Name: "flows", Used: 26214, Max: 262144, Pressure: 0.1}},
 		Drops: []network.DropInfo{{Reason: "direct_access", Device: "up0", Packets: 3, Bytes: 180}}, Incomplete: []string{}}
+	stats := []network.StatsInfo{
+		{Endpoint: "gone", Network: "default", State: network.StateGone, Drops: []network.EndpointDropInfo{}},
+		{Endpoint: "web", Network: "default", State: network.StateUp, Received: &network.TrafficInfo{Packets: 21, Bytes: 982},
+			Sent: &network.TrafficInfo{Packets: 22, Bytes: 1362, Dropped: 1}, Conversations: 3,
+			Drops: []network.EndpointDropInfo{{Direction: network.Sent, Reason: "spoofed-mac", Packets: 2, Bytes: 84}}},
+	}
 	nets, endpoints := []network.NetworkInfo{net1, net2, routed, fixed}, []network.EndpointInfo{web, gone}
 	var out strings.Builder
 	for _, v := range []struct {
@@ -138,6 +144,8 @@ func TestGoldenViews(t *testing.T) {
 		{"expose", portsView(testPorts())},
 		{"ports", view{listOf(testPorts()), func(w io.Writer) { portTable(w, testPorts()) }}},
 		{"flows", view{listOf([]network.FlowInfo{flow}), func(w io.Writer) { flowTable(w, []network.FlowInfo{flow}) }}},
+		{"stats", view{listOf(stats), func(w io.Writer) { statsText(w, stats) }}},
+		{"stats, none", view{listOf[network.StatsInfo](nil), func(w io.Writer) { statsText(w, nil) }}},
 		{"status", view{status, func(w io.Writer) { statusText(w, status) }}},
 		{"status, not up", view{network.StatusInfo{}, func(w io.Writer) { statusText(w, network.StatusInfo{Kernel: "6.18.0"}) }}},
 		{"up", view{network.UpReport{Changed: true}, lines(upLine(network.UpReport{Changed: true, Uplinks: []string{"up0"}, Networks: 1}))}},

@@ -22,16 +22,9 @@ func (p *program) portsCommand() *cli.Command {
 }
 
 func (p *program) ports(c *cli.Context) error {
-	args, err := arguments(c, 0, 1)
+	endpoint, err := endpointArgument(c)
 	if err != nil {
 		return err
-	}
-	endpoint := ""
-	if len(args) > 0 {
-		endpoint = args[0]
-		if err := network.CheckName("endpoint", endpoint); err != nil {
-			return err
-		}
 	}
 	return p.look(c, func(h *network.Host) (view, error) {
 		all, err := h.Ports(endpoint)

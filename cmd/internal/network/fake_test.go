@@ -327,6 +327,7 @@ type fakeDatapath struct {
 	services  map[string]service
 	uplinks   map[int]loader.Uplink
 	flows     []loader.Flow
+	drops     []loader.Drops
 	sources   loader.PortSet
 	shares    []loader.Share
 
@@ -528,7 +529,7 @@ func (d *fakeDatapath) FlushFlows(match func(loader.Flow) bool) (int, error) {
 	return before - len(d.flows), nil
 }
 
-func (d *fakeDatapath) Drops() ([]loader.Drops, error) { return nil, nil }
+func (d *fakeDatapath) Drops() ([]loader.Drops, error) { return d.drops, nil }
 func (d *fakeDatapath) ForgetDrops(int) error          { return nil }
 func (d *fakeDatapath) Usage() ([]loader.MapUse, error) {
 	return []loader.MapUse{{Name: "services", Used: len(d.services), Max: 65536}}, nil

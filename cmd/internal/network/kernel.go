@@ -58,6 +58,9 @@ type kernel interface {
 	LinkByName(name string) (netdev.Link, error)
 	Links() ([]netdev.Link, error)
 
+	// PeerTraffic returns the counters of veths' other ends, by the index of the one here.
+	PeerTraffic(ifindexes ...int) (map[int]netdev.Traffic, error)
+
 	// CgroupMount returns the first cgroup2 mount, "" if there is none.
 	CgroupMount() (string, error)
 	CheckCgroup(dir string) error
@@ -107,24 +110,25 @@ func (linux) Open(bpffs string) (datapath, error) {
 	return dp, nil
 }
 
-func (linux) Remove(bpffs string) error                       { return loader.Remove(bpffs) }
-func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error) { return netdev.EnsureBridge(b) }
-func (linux) CreateVeth(v netdev.Veth) (int, error)           { return netdev.CreateVeth(v) }
-func (linux) DeleteLink(ifindex int) error                    { return netdev.DeleteLink(ifindex) }
-func (linux) DeleteLinks(ifindexes ...int) error              { return netdev.DeleteLinks(ifindexes...) }
-func (linux) LinkByName(name string) (netdev.Link, error)     { return netdev.LinkByName(name) }
-func (linux) Links() ([]netdev.Link, error)                   { return netdev.Links() }
-func (linux) OpenNS(ref string) (*netdev.NS, error)           { return netdev.OpenNS(ref) }
-func (linux) CurrentNS() (*netdev.NS, error)                  { return netdev.CurrentNS() }
-func (linux) CloseNS(ns *netdev.NS)                           { _ = ns.Close() }
-func (linux) DetectUplinks() ([]netdev.Uplink, error)         { return netdev.DetectUplinks() }
-func (linux) UplinkByName(name string) (netdev.Uplink, error) { return netdev.UplinkByName(name) }
-func (linux) DefaultMTU() (int, error)                        { return netdev.DefaultMTU() }
-func (linux) HostPrefixes() ([]netip.Prefix, error)           { return netdev.HostPrefixes() }
-func (linux) Resolvers() ([]netip.Addr, error)                { return netdev.Resolvers("") }
-func (linux) LocalPortRange() (netdev.PortRange, error)       { return netdev.LocalPortRange() }
-func (linux) LocalReservedPorts() ([]netdev.PortRange, error) { return netdev.LocalReservedPorts() }
-func (linux) DetectSides() ([]netdev.Uplink, error)           { return netdev.DetectSides() }
+func (linux) Remove(bpffs string) error                             { return loader.Remove(bpffs) }
+func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error)       { return netdev.EnsureBridge(b) }
+func (linux) CreateVeth(v netdev.Veth) (int, error)                 { return netdev.CreateVeth(v) }
+func (linux) DeleteLink(ifindex int) error                          { return netdev.DeleteLink(ifindex) }
+func (linux) DeleteLinks(ifindexes ...int) error                    { return netdev.DeleteLinks(ifindexes...) }
+func (linux) LinkByName(name string) (netdev.Link, error)           { return netdev.LinkByName(name) }
+func (linux) Links() ([]netdev.Link, error)                         { return netdev.Links() }
+func (linux) OpenNS(ref string) (*netdev.NS, error)                 { return netdev.OpenNS(ref) }
+func (linux) CurrentNS() (*netdev.NS, error)                        { return netdev.CurrentNS() }
+func (linux) PeerTraffic(is ...int) (map[int]netdev.Traffic, error) { return netdev.PeerTraffic(is...) }
+func (linux) CloseNS(ns *netdev.NS)                                 { _ = ns.Close() }
+func (linux) DetectUplinks() ([]netdev.Uplink, error)               { return netdev.DetectUplinks() }
+func (linux) UplinkByName(name string) (netdev.Uplink, error)       { return netdev.UplinkByName(name) }
+func (linux) DefaultMTU() (int, error)                              { return netdev.DefaultMTU() }
+func (linux) HostPrefixes() ([]netip.Prefix, error)                 { return netdev.HostPrefixes() }
+func (linux) Resolvers() ([]netip.Addr, error)                      { return netdev.Resolvers("") }
+func (linux) LocalPortRange() (netdev.PortRange, error)             { return netdev.LocalPortRange() }
+func (linux) LocalReservedPorts() ([]netdev.PortRange, error)       { return netdev.LocalReservedPorts() }
+func (linux) DetectSides() ([]netdev.Uplink, error)                 { return netdev.DetectSides() }
 func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 	return netdev.SetLocalReservedPorts(ports)
 }
