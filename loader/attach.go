@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -126,4 +127,76 @@ func (d *Datapath) Attached(hook Hook, ifindex int) bool {
 	}
 	id, ok := pi.ID()
 	return ok && id == info.Program
+}
+
+// Program is somebody's program on a hook.
+type Program struct {
+	ID   uint32
+	Name string // as its owner called it, "" if that is not known
+	Link uint32 // the link that it is attached by; 0: by none
+}
+
+// String names the program as bpftool does.
+func (p Program) String() string {
+	if p.Name == "" {
+		return strconv.FormatUint(uint64(p.ID), 10)
+	}
+	return fmt.Sprintf("%d (%s)", p.ID, p.Name)
+}
+
+// Ahead lists the programs that run before the hook's own on a device where that is to be
+// the first, by tcx. It is nil where the own one does not run, and for FromUplink, which
+// leaves the others their turn on purpose.
+func (d *Datapath) Ahead(hook Hook, ifindex int) ([]Program, error) {
+	if hook == FromUplink || !d.TCX() || !d.Attached(hook, ifindex) {
+		return nil, nil
+	}
+	own, err := d.programID(hook)
+	if err != nil {
+		return nil, err
+	}
+	where := ebpf.AttachTCXEgress
+	if hook.Ingress() {
+		where = ebpf.AttachTCXIngress
+	}
+	chain, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: where})
+	if err != nil {
+		return nil, fmt.Errorf("list programs on interface %d: %w", ifindex, permission(err))
+	}
+	var ahead []Program
+	for _, p := range chain.Programs {
+		if p.ID == own {
+			return ahead, nil
+		}
+		l, _ := p.LinkID()
+		ahead = append(ahead, Program{ID: uint32(p.ID), Name: programName(p.ID), Link: uint32(l)})
+	}
+	return nil, nil // ours has just gone
+}
+
+func (d *Datapath) programID(hook Hook) (ebpf.ProgramID, error) {
+	prog, err := d.program(hook)
+	if err != nil {
+		return 0, err
+	}
+	info, err := prog.Info()
+	if err != nil {
+		return 0, fmt.Errorf("inspect program %s: %w", hook, permission(err))
+	}
+	id, _ := info.ID()
+	return id, nil
+}
+
+// programName returns "" for a program that has no name or is gone.
+func programName(id ebpf.ProgramID) string {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = p.Close() }()
+	info, err := p.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
 }

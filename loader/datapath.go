@@ -130,6 +130,23 @@ func (d *Datapath) complete() bool {
 	return true
 }
 
+// Current reports whether what is pinned is what this build would load with the same
+// configuration: Load would replace nothing.
+func (d *Datapath) Current() (bool, error) {
+	cfg := d.Config()
+	k, err := probe(cfg)
+	if err != nil {
+		return false, err
+	}
+	about, err := describe(cfg, k)
+	if err == nil && about != d.about && cfg.DisableTCX {
+		// A kernel without tcx was asked for it, perhaps.
+		cfg.DisableTCX = false
+		about, err = describe(cfg, k)
+	}
+	return about == d.about && d.complete(), err
+}
+
 // replace loads the object, with the maps that are pinned, and swaps programs.
 func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	pins, err := makePins(bpffs)

@@ -170,3 +170,23 @@ func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
 	d.maps[name] = m
 	return m, nil
 }
+
+// OtherLayouts returns the directories below bpffs where datapaths of another layout
+// are, or were, pinned. That bpffs is not there is no error.
+func OtherLayouts(bpffs string) ([]string, error) {
+	entries, err := os.ReadDir(bpffs)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", bpffs, permission(err))
+	}
+	var dirs []string
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), "v")
+		if abi, err := strconv.Atoi(number); ok && err == nil && abi != ABI && e.IsDir() {
+			dirs = append(dirs, filepath.Join(bpffs, e.Name()))
+		}
+	}
+	return dirs, nil
+}

@@ -32,6 +32,7 @@ const (
 	testscript = "github.com/rogpeppe/go-internal"
 	chromedp   = "github.com/chromedp/chromedp"
 	cdproto    = "github.com/chromedp/cdproto"
+	nftables   = "github.com/google/nftables"
 )
 
 // rule is what a package may import besides the standard library.
@@ -51,7 +52,7 @@ var rules = map[string]rule{
 	},
 	"loader/netdev": {
 		why:     "links and namespaces know nothing of eBPF: programs come as file descriptors",
-		outside: []string{netlink, netns, sys},
+		outside: []string{netlink, netns, nftables, sys},
 	},
 	"ipam": {
 		why:     "addresses are pure decisions, but for the store",
@@ -111,6 +112,7 @@ var fileRules = []struct {
 	why         string
 }{
 	{"ipam", bolt, []string{"bolt.go"}, "one file knows how leases are stored"},
+	{"loader/netdev", nftables, []string{"nat.go"}, "one file looks at rules, and only to tell of them"},
 	{"cmd/internal/network", bolt, []string{"state.go"}, "one file knows how intent is stored"},
 	{"cmd/internal/network", yamlModule, []string{"config.go"}, "one file reads what people write"},
 }

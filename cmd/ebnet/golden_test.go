@@ -67,7 +67,7 @@ func TestGoldenHelp(t *testing.T) {
 func TestGoldenUsageErrors(t *testing.T) {
 	var out strings.Builder
 	for _, line := range []string{
-		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "up now", "expose web",
+		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "doctor web", "up now", "expose web",
 		"unexpose", "disconnect", "network rm", "network inspect", "endpoint inspect", "endpoint ls web", "flows web", "version 2",
 		"completion", "completion tcsh", "run", "status now", "down now", "network ls x", "network prune x",
 		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --timeout icmp=0", "up --timeout dns=5s", "up --timeout icmp=soon", "up --timeout 5s",
@@ -126,6 +126,9 @@ func TestGoldenViews(t *testing.T) {
 			Sent: &network.TrafficInfo{Packets: 22, Bytes: 1362, Dropped: 1}, Conversations: 3,
 			Drops: []network.EndpointDropInfo{{Direction: network.Sent, Reason: "spoofed-mac", Packets: 2, Bytes: 84}}},
 	}
+	ill := network.Diagnosis{Checks: 15, Items: []network.Finding{{Check: "datapath", What: "datapath", Why: "nothing is loaded", Mend: "ebnet up"},
+		{Check: "endpoints", What: `endpoint "web"`, Why: "its network namespace /run/netns/web is gone", Mend: "ebnet disconnect web"}}}
+	well := network.Diagnosis{Healthy: true, Checks: 15, Items: []network.Finding{}}
 	nets, endpoints := []network.NetworkInfo{net1, net2, routed, fixed}, []network.EndpointInfo{web, gone}
 	var out strings.Builder
 	for _, v := range []struct {
@@ -144,6 +147,8 @@ func TestGoldenViews(t *testing.T) {
 		{"expose", portsView(testPorts())},
 		{"ports", view{listOf(testPorts()), func(w io.Writer) { portTable(w, testPorts()) }}},
 		{"flows", view{listOf([]network.FlowInfo{flow}), func(w io.Writer) { flowTable(w, []network.FlowInfo{flow}) }}},
+		{"doctor", view{ill, func(w io.Writer) { diagnosisText(w, ill) }}},
+		{"doctor, nothing wrong", view{well, func(w io.Writer) { diagnosisText(w, well) }}},
 		{"stats", view{listOf(stats), func(w io.Writer) { statsText(w, stats) }}},
 		{"stats, none", view{listOf[network.StatsInfo](nil), func(w io.Writer) { statsText(w, nil) }}},
 		{"status", view{status, func(w io.Writer) { statusText(w, status) }}},

@@ -72,7 +72,7 @@ func (p *program) app() *cli.App {
 		Reader:    p.stdin,
 		Flags:     p.globalFlags(),
 		Commands: []*cli.Command{
-			p.upCommand(), p.downCommand(), p.statusCommand(),
+			p.upCommand(), p.downCommand(), p.statusCommand(), p.doctorCommand(),
 			p.networkCommand(),
 			p.connectCommand(), p.disconnectCommand(), p.endpointCommand(), p.runCommand(),
 			p.exposeCommand(), p.unexposeCommand(), p.portsCommand(),

@@ -36,6 +36,7 @@ type fake struct {
 	filters   map[string]bool
 	reserved  []netdev.PortRange
 	sides     map[string]bool // bridges of others
+	ill       illness
 
 	cgroup string        // the first mount; "": none
 	dp     *fakeDatapath // nil: not loaded
@@ -66,7 +67,7 @@ func newFake() *fake {
 
 func (f *fake) link(name, kind, alias string) *netdev.Link {
 	f.next++
-	l := &netdev.Link{Index: f.next, Name: name, Kind: kind, Alias: alias, MTU: 1500, Ethernet: true}
+	l := &netdev.Link{Index: f.next, Name: name, Kind: kind, Alias: alias, MTU: 1500, Ethernet: true, Up: true, Carrier: true}
 	f.links[name] = l
 	return l
 }
@@ -532,6 +533,9 @@ func (d *fakeDatapath) FlushFlows(match func(loader.Flow) bool) (int, error) {
 func (d *fakeDatapath) Drops() ([]loader.Drops, error) { return d.drops, nil }
 func (d *fakeDatapath) ForgetDrops(int) error          { return nil }
 func (d *fakeDatapath) Usage() ([]loader.MapUse, error) {
+	if d.f.ill.usage != nil {
+		return d.f.ill.usage, nil
+	}
 	return []loader.MapUse{{Name: "services", Used: len(d.services), Max: 65536}}, nil
 }
 

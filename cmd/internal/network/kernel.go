@@ -19,6 +19,8 @@ type datapath interface {
 	Detach(hook loader.Hook, ifindex int) error
 	Attachments() ([]loader.Attachment, error)
 	Attached(hook loader.Hook, ifindex int) bool
+	Ahead(hook loader.Hook, ifindex int) ([]loader.Program, error)
+	Current() (bool, error)
 	PutNetwork(n loader.Network) error
 	DeleteNetwork(n loader.Network) error
 	Networks() ([]uint32, error)
@@ -72,6 +74,13 @@ type kernel interface {
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
 	FilterAttached(ifindex int, ingress bool) (bool, error)
+
+	// What is only looked at, by `ebnet doctor`.
+	OtherLayouts(bpffs string) ([]string, error)
+	CheckBridge(b netdev.Bridge) (wrong []string, err error)
+	FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error)
+	DNATs() ([]netdev.DNAT, error)
+	Sysctl(path string) (string, error)
 
 	DetectUplinks() ([]netdev.Uplink, error)
 	DetectSides() ([]netdev.Uplink, error)
@@ -128,6 +137,10 @@ func (linux) HostPrefixes() ([]netip.Prefix, error)                 { return net
 func (linux) Resolvers() ([]netip.Addr, error)                      { return netdev.Resolvers("") }
 func (linux) LocalPortRange() (netdev.PortRange, error)             { return netdev.LocalPortRange() }
 func (linux) LocalReservedPorts() ([]netdev.PortRange, error)       { return netdev.LocalReservedPorts() }
+func (linux) OtherLayouts(bpffs string) ([]string, error)           { return loader.OtherLayouts(bpffs) }
+func (linux) CheckBridge(b netdev.Bridge) ([]string, error)         { return netdev.CheckBridge(b) }
+func (linux) DNATs() ([]netdev.DNAT, error)                         { return netdev.DNATs() }
+func (linux) Sysctl(path string) (string, error)                    { return netdev.Sysctl(path) }
 func (linux) DetectSides() ([]netdev.Uplink, error)                 { return netdev.DetectSides() }
 func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 	return netdev.SetLocalReservedPorts(ports)
@@ -138,6 +151,10 @@ func (linux) DetachFilter(ifindex int, ingress bool) error {
 
 func (linux) AttachFilter(ifindex int, ingress bool, progFD int, name string) error {
 	return netdev.AttachFilter(ifindex, ingress, progFD, name)
+}
+
+func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
+	return netdev.FiltersAhead(ifindex, ingress)
 }
 
 func (linux) FilterAttached(ifindex int, ingress bool) (bool, error) {

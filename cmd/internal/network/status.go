@@ -34,6 +34,8 @@ type owners struct {
 	slots   map[uint32]ShareInfo
 }
 
+func newOwners() owners { return owners{devices: map[int]string{}, slots: map[uint32]ShareInfo{}} }
+
 // Status shows the host, whether ebnet is up or not.
 func (h *Host) Status() (StatusInfo, error) {
 	s := StatusInfo{
@@ -45,7 +47,7 @@ func (h *Host) Status() (StatusInfo, error) {
 	}
 	s.Kernel = strings.TrimSpace(string(release))
 	var host hostRecord
-	owners := owners{devices: map[int]string{}, slots: map[uint32]ShareInfo{}}
+	owners := newOwners()
 	err = h.state.view(func(t *tx) (err error) {
 		if host, err = t.host(); err != nil {
 			return err

@@ -1,0 +1,330 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
+)
+
+// The checks that compare what is recorded with the host's devices, addresses and ports.
+
+func (x *examination) uplinks() error {
+	const blind = "packets pass it unseen: no masquerade, no published ports, no guard of container addresses"
+	hooked, err := x.dp.Uplinks()
+	if err != nil {
+		return err
+	}
+	for _, i := range hooked {
+		l, there := x.link(i)
+		if !there {
+			x.find("uplink "+l.Name, "the device is gone, or is another one now", ebnetUp)
+			continue
+		}
+		for _, hook := range []loader.Hook{loader.FromUplink, loader.ToUplink} {
+			if err := x.hook(hook, i, "uplink "+l.Name, blind); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range x.host.Uplinks {
+		if !slices.ContainsFunc(x.links, func(l netdev.Link) bool { return l.Name == name }) {
+			x.find("uplink "+name, "named to `ebnet up`, but there is no such device", "ebnet up --uplink DEV, with those that there are")
+		}
+	}
+	return x.unhooked(hooked)
+}
+
+// unhooked finds devices that the next Up would hook.
+func (x *examination) unhooked(hooked []int) error {
+	wanted, err := x.h.k.DetectUplinks()
+	if err != nil {
+		return err
+	}
+	if len(x.host.Uplinks) > 0 {
+		wanted = slices.DeleteFunc(wanted, func(l netdev.Uplink) bool { return !slices.Contains(x.host.Uplinks, l.Name) })
+	}
+	sides, err := x.h.k.DetectSides()
+	if err != nil {
+		return err
+	}
+	for _, l := range append(wanted, sides...) {
+		if l.Ethernet && !slices.Contains(hooked, l.Ifindex) && len(hooked) < maxDevices {
+			x.find("device "+l.Name, "it leads outside or to another engine's containers, and came after the last `ebnet up`: "+
+				"nothing that goes by it is translated", ebnetUp)
+		}
+	}
+	return nil
+}
+
+func (x *examination) bridges() error {
+	ids, err := x.dp.Networks()
+	if err != nil {
+		return err
+	}
+	for _, n := range x.nets {
+		if n.Status != applied {
+			continue // check incomplete tells
+		}
+		what := fmt.Sprintf("network %q, bridge %s", n.Name, n.Bridge)
+		l, ours := x.own[bridgeAlias(n.Name)]
+		if !ours || l.Name != n.Bridge {
+			x.find(what, "the bridge is gone: its endpoints reach nothing but by established conversations", ebnetUp)
+			continue
+		}
+		if !slices.Contains(ids, n.ID) {
+			x.find(what, "the datapath does not know it: all that its endpoints send is dropped", ebnetUp)
+		}
+		wrong, err := x.h.k.CheckBridge(n.bridge())
+		if err != nil {
+			return err
+		}
+		for _, w := range wrong {
+			x.find(what+": "+w, bridgeHarm(w), ebnetUp)
+		}
+		for _, hook := range []loader.Hook{loader.FromBridge, loader.ToBridge} {
+			if err := x.hook(hook, l.Index, what, "the host and others reach into the network, and its endpoints out, unguarded"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// bridgeHarm says what a deviation of a bridge leads to.
+func bridgeHarm(wrong string) string {
+	switch {
+	case strings.Contains(wrong, "forwarding"):
+		return "the kernel answers no route to endpoints: none of them gets out. Writing net.ipv4.ip_forward resets it on all devices"
+	case strings.Contains(wrong, "rp_filter"):
+		return "the host drops what endpoints send it where the way back differs"
+	case strings.Contains(wrong, "address"):
+		return "it is what endpoints know as their gateway"
+	}
+	return "it is not as ebnet made it"
+}
+
+func (x *examination) endpoints() error {
+	known, err := x.dp.Endpoints()
+	if err != nil {
+		return err
+	}
+	bySlot := map[uint32]loader.Endpoint{}
+	for _, e := range known {
+		bySlot[e.Slot] = e
+	}
+	recorded := map[uint32]bool{}
+	for _, e := range x.ends {
+		recorded[e.Slot] = true
+		if e.Status != applied {
+			continue // check incomplete tells
+		}
+		l, there := x.own[e.alias()]
+		if !there || l.Name != e.HostIfName {
+			x.unlinked(e)
+			continue
+		}
+		if err := x.linked(e, l, bySlot[e.Slot]); err != nil {
+			return err
+		}
+	}
+	for slot, e := range bySlot {
+		if !recorded[slot] {
+			x.find(fmt.Sprintf("endpoint of address %v in the datapath", e.Addrs), "no such endpoint is recorded", ebnetUp+" (removes it)")
+		}
+	}
+	return nil
+}
+
+// unlinked reports an endpoint whose device is gone.
+func (x *examination) unlinked(e *endpointRecord) {
+	what := quoted("endpoint", e.Name)
+	ns, err := x.h.k.OpenNS(e.NSPath)
+	if err != nil {
+		x.find(what, fmt.Sprintf("its network namespace %s is gone; its address and its ports stay taken", e.NSPath), "ebnet disconnect "+e.Name)
+		return
+	}
+	defer x.h.k.CloseNS(ns)
+	if ns.Dev != e.NSDev || ns.Inode != e.NSInode {
+		x.find(what, fmt.Sprintf("%s is another network namespace than the one it was connected to, which is gone", e.NSPath),
+			fmt.Sprintf("ebnet disconnect %s, and connect the new one", e.Name))
+		return
+	}
+	x.find(what+", device "+e.HostIfName, "the link is gone: it reaches nothing", ebnetUp)
+}
+
+// linked looks at an endpoint with a device, which the datapath knows as have.
+func (x *examination) linked(e *endpointRecord, l netdev.Link, have loader.Endpoint) error {
+	what := fmt.Sprintf("endpoint %q, device %s", e.Name, l.Name)
+	bridge := x.own[bridgeAlias(e.Network)]
+	switch {
+	case l.MasterIndex != bridge.Index:
+		x.find(what, "the device is no port of the network's bridge", ebnetUp)
+	case !l.Up:
+		x.find(what, "the device is down", fmt.Sprintf("ip link set %s up", l.Name))
+	case !l.Carrier:
+		x.find(what, fmt.Sprintf("the container's end, %s, is down", e.IfName), fmt.Sprintf("nsenter --net=%s ip link set %s up", e.NSPath, e.IfName))
+	}
+	if have.Ifindex != l.Index || !slices.Contains(have.Addrs, e.IP) {
+		x.find(what, "the datapath does not know it: all that it sends is dropped", ebnetUp)
+	}
+	return x.hook(loader.FromContainer, l.Index, what, "what it sends is neither checked nor translated: it can forge addresses, and gets out nowhere")
+}
+
+// ports compares how many ports are open with how many should be.
+func (x *examination) ports() error {
+	have, err := x.dp.PublishedCount()
+	if err != nil {
+		return err
+	}
+	live, all := 0, 0
+	x.eachPort(func(e *endpointRecord, p *portRecord) {
+		all += p.Count
+		if _, there := x.own[e.alias()]; there {
+			live += p.Count
+		}
+	})
+	switch {
+	case have < live:
+		x.find("published ports", fmt.Sprintf("only %d of %d are open", have, live), ebnetUp)
+	case have > all:
+		x.find("published ports", fmt.Sprintf("%d are open that are not recorded", have-all), "ebnet down && ebnet up")
+	}
+	return x.reserved()
+}
+
+// reserved looks for published ports that the kernel may give to a client of the host.
+func (x *examination) reserved() error {
+	ephemeral, err := x.h.k.LocalPortRange()
+	if err != nil {
+		return err
+	}
+	now, err := x.h.k.LocalReservedPorts()
+	if err != nil {
+		return err
+	}
+	return x.h.state.view(func(t *tx) error {
+		want, err := t.publishedIn(ephemeral)
+		if err != nil {
+			return err
+		}
+		for _, r := range rangesOf(without(want, setOfRanges(now))) {
+			x.find(fmt.Sprintf("port %s: published and not in net.ipv4.ip_local_reserved_ports", rangeString(r.First, r.Last)),
+				"the kernel may give it to a client of the host, whose answers then go to the endpoint", ebnetUp)
+		}
+		return nil
+	})
+}
+
+// addresses looks for addresses that the host had when they were asked for.
+func (x *examination) addresses() error {
+	addrs, err := x.h.k.HostAddrs()
+	if err != nil {
+		return err
+	}
+	lost := func(ip netip.Addr) bool {
+		return ip.IsValid() && !ip.IsLoopback() && !slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr() == ip })
+	}
+	for _, n := range x.nets {
+		if lost(n.SNAT) {
+			x.find(fmt.Sprintf("network %q: --snat-address %s", n.Name, n.SNAT), "the host does not have that address now: what leaves gets no answer",
+				fmt.Sprintf("ip address add %s/32 dev DEV", n.SNAT))
+		}
+	}
+	x.eachPort(func(e *endpointRecord, p *portRecord) {
+		if !p.Direct && lost(p.HostIP) {
+			x.find(portText(e, p), "the host does not have that address now: nobody reaches the port",
+				fmt.Sprintf("ip address add %s/32 dev DEV, or ebnet unexpose %s %s", p.HostIP, e.Name, specOf(p)))
+		}
+	})
+	return nil
+}
+
+// specOf is the publication as `ebnet unexpose` takes it.
+func specOf(p *portRecord) string {
+	text := fmt.Sprintf("%s:%s/%s", rangeString(p.HostPort, p.hostEnd()), rangeString(p.Port, p.end()), protocolName(p.Protocol))
+	if p.HostIP.IsValid() && !p.Direct {
+		text = p.HostIP.String() + ":" + text
+	}
+	return text
+}
+
+// holders looks for processes of the host on published ports, in one look for each
+// protocol and address.
+func (x *examination) holders() error {
+	spans := map[spanKey]netdev.PortRange{}
+	x.eachPort(func(_ *endpointRecord, p *portRecord) {
+		if p.Direct {
+			return
+		}
+		k := spanKey{p.Protocol, p.HostIP}
+		r, had := spans[k]
+		if !had {
+			r = netdev.PortRange{First: p.HostPort, Last: p.hostEnd()}
+		}
+		spans[k] = netdev.PortRange{First: min(r.First, p.HostPort), Last: max(r.Last, p.hostEnd())}
+	})
+	held := map[spanKey][]netdev.Holder{}
+	for k, r := range spans {
+		addr := k.host
+		if !addr.IsValid() {
+			addr = netip.IPv4Unspecified()
+		}
+		var err error
+		if held[k], err = x.h.k.PortHolders(k.proto, addr, r.First, r.Last); err != nil {
+			return err
+		}
+	}
+	x.eachPort(func(e *endpointRecord, p *portRecord) {
+		if p.Direct {
+			return
+		}
+		for _, h := range held[spanKey{p.Protocol, p.HostIP}] {
+			if p.HostPort <= h.Port && h.Port <= p.hostEnd() {
+				x.find(portText(e, p), fmt.Sprintf("%s has port %d too: clients get the endpoint, never that process", holderText(h), h.Port),
+					fmt.Sprintf("stop that process, or ebnet unexpose %s %s", e.Name, specOf(p)))
+			}
+		}
+	})
+	return nil
+}
+
+// otherNAT looks for rules that lead a published port elsewhere. Programs see packets
+// before rules do, so it is the rules that have no effect.
+func (x *examination) otherNAT() error {
+	rules, err := x.h.k.DNATs()
+	if err != nil {
+		return err
+	}
+	addrs, err := x.h.k.HostAddrs()
+	if err != nil {
+		return err
+	}
+	x.eachPort(func(e *endpointRecord, p *portRecord) {
+		for _, r := range rules {
+			if !p.Direct && p.meets(r, addrs) {
+				x.find(portText(e, p), fmt.Sprintf("a rule of table %s, chain %s leads port %s elsewhere: "+
+					"ebnet gets the packets first, and what that rule leads to is not reached", r.Table, r.Chain, rangeString(r.Ports.First, r.Ports.Last)),
+					fmt.Sprintf("remove that rule, or ebnet unexpose %s %s", e.Name, specOf(p)))
+			}
+		}
+	})
+	return nil
+}
+
+// meets reports whether a rule is about the port, on a host with these addresses.
+func (p *portRecord) meets(r netdev.DNAT, addrs []netip.Prefix) bool {
+	if r.Protocol != 0 && r.Protocol != uint8(p.Protocol) || r.Ports.First > p.hostEnd() || r.Ports.Last < p.HostPort {
+		return false
+	}
+	switch {
+	case !r.Addr.IsValid():
+		return true
+	case p.HostIP.IsValid():
+		return p.HostIP == r.Addr
+	}
+	return slices.ContainsFunc(addrs, func(a netip.Prefix) bool { return a.Addr() == r.Addr })
+}
