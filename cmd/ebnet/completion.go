@@ -158,7 +158,7 @@ func valueKind(f cli.Flag) string {
 		return kindEndpoint
 	case "uplink":
 		return kindDevice
-	case "file", "state", "bpffs", "cgroup", "out":
+	case "file", "state", "bpffs", "cgroup", "out", "output-file":
 		return kindFile
 	case "output":
 		return "text json"

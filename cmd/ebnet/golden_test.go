@@ -67,7 +67,7 @@ func TestGoldenHelp(t *testing.T) {
 func TestGoldenUsageErrors(t *testing.T) {
 	var out strings.Builder
 	for _, line := range []string{
-		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "doctor web", "up now", "expose web",
+		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "doctor web", "metrics web", "metrics --listen :0 --output-file x", "metrics --output-file=", "up now", "expose web",
 		"unexpose", "disconnect", "network rm", "network inspect", "endpoint inspect", "endpoint ls web", "flows web", "version 2",
 		"completion", "completion tcsh", "run", "status now", "down now", "network ls x", "network prune x",
 		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --timeout icmp=0", "up --timeout dns=5s", "up --timeout icmp=soon", "up --timeout 5s",
@@ -149,6 +149,7 @@ func TestGoldenViews(t *testing.T) {
 		{"flows", view{listOf([]network.FlowInfo{flow}), func(w io.Writer) { flowTable(w, []network.FlowInfo{flow}) }}},
 		{"doctor", view{ill, func(w io.Writer) { diagnosisText(w, ill) }}},
 		{"doctor, nothing wrong", view{well, func(w io.Writer) { diagnosisText(w, well) }}},
+		{"metrics", view{listOf(testMetrics()), func(w io.Writer) { _, _ = w.Write(exposition(testMetrics())) }}},
 		{"stats", view{listOf(stats), func(w io.Writer) { statsText(w, stats) }}},
 		{"stats, none", view{listOf[network.StatsInfo](nil), func(w io.Writer) { statsText(w, nil) }}},
 		{"status", view{status, func(w io.Writer) { statusText(w, status) }}},

@@ -1,12 +1,20 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ebnet/ebnet/tests/netlab"
@@ -225,4 +233,61 @@ func TestPrivilegedDoctor(t *testing.T) {
 	if text := h.Ebnet(t, "doctor"); !strings.HasPrefix(text, "nothing is wrong: ") {
 		t.Errorf("it says %q", text)
 	}
+}
+
+// TestPrivilegedMetricsServer: metrics are served as long as the command runs, also while others
+// change things, and a signal ends it in peace.
+func TestPrivilegedMetricsServer(t *testing.T) {
+	l := netlab.New(t)
+	l.Host.Up(t)
+	words := l.Host.Command("metrics", "--listen", "127.0.0.1:0")
+	cmd := exec.Command(words[0], words[1:]...)
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Host.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	defer func() {
+		if !ended {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}()
+	line, err := bufio.NewReader(said).ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "serving http://")
+	server, perr := netip.ParseAddrPort(strings.TrimSuffix(addr, "/metrics"))
+	if err != nil || !ok || perr != nil {
+		t.Fatalf("it says %q: %v, %v", line, err, perr)
+	}
+	client := http.Client{Timeout: works, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return l.Host.Dial("tcp", netip.AddrPort{}, server, works)
+		},
+	}}
+	scrape := func(want string) {
+		t.Helper()
+		r, err := client.Get("http://" + server.String() + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s, %v, want %q in\n%s", r.Status, err, want, body)
+		}
+	}
+	scrape("\nebnet_networks 1\n")
+	l.Host.Ebnet(t, "network", "create", "other")
+	scrape("\nebnet_networks 2\n")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ends with %v", err)
+	}
+	ended = true
 }

@@ -45,6 +45,7 @@ type datapath interface {
 	Drops() ([]loader.Drops, error)
 	ForgetDrops(ifindex int) error
 	Usage() ([]loader.MapUse, error)
+	Sweep() (loader.Sweep, error)
 }
 
 // kernel is everything the package asks of the host it runs on; tests fake it.

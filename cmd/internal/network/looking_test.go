@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -48,6 +49,10 @@ func (f *fake) Sysctl(string) (string, error) {
 }
 func (d *fakeDatapath) Ahead(h loader.Hook, _ int) ([]loader.Program, error) {
 	return d.f.ill.ahead[h], nil
+}
+
+func (d *fakeDatapath) Sweep() (loader.Sweep, error) {
+	return loader.Sweep{Confirmed: 3, Rounds: 4, Took: time.Millisecond, Longest: time.Second}, nil
 }
 
 // connect is an endpoint of the name in the fake's namespace w0, w1, …
@@ -302,5 +307,52 @@ func (f *fake) unlink(inode string) {
 	if l := f.veth(inode); l != nil {
 		delete(f.inside, l.Name)
 		delete(f.links, l.Name)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	f, h := ward(t)
+	f.dp.flows = []loader.Flow{{}, {}}
+	// Two devices that are gone have nothing to tell them apart.
+	f.dp.drops = []loader.Drops{{Ifindex: 98, Reason: "icc", Packets: 1, Bytes: 10}, {Ifindex: 99, Reason: "icc", Packets: 2, Bytes: 20}}
+	f.dp.shares = []loader.Share{{Slot: 1, Held: 5, Refused: 6}}
+	f.kill("w1")
+	all, err := h.Metrics("1.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, m := range all {
+		if !strings.HasSuffix(m.Help, ".") || strings.HasSuffix(m.Name, "_total") != (m.Type == Counter) {
+			t.Errorf("%s of type %s: %q", m.Name, m.Type, m.Help)
+		}
+		for _, s := range m.Samples {
+			key := m.Name
+			for _, l := range s.Labels {
+				key += " " + l.Name + "=" + l.Value
+			}
+			if _, twice := got[key]; twice {
+				t.Errorf("%s is there twice", key)
+			}
+			got[key] = s.Value
+		}
+	}
+	for key, want := range map[string]float64{
+		"ebnet_up": 1, "ebnet_networks": 1, "ebnet_endpoints state=up": 1, "ebnet_endpoints state=gone": 1, "ebnet_published_ports": 12,
+		"ebnet_conversations": 2, "ebnet_map_entries map=services": 12, "ebnet_map_max_entries map=services": 65536,
+		"ebnet_uplink_attached device=eth0": 1, "ebnet_drops_total device= endpoint= reason=icc": 3, "ebnet_drop_bytes_total device= endpoint= reason=icc": 30,
+		"ebnet_endpoint_receive_packets_total endpoint=web network=default": 10, "ebnet_endpoint_transmit_bytes_total endpoint=web network=default": 2000,
+		"ebnet_sweep_queue": 3, "ebnet_sweep_longest_round_seconds": 1, "ebnet_share_refused_total endpoint=web port=": 6,
+	} {
+		if v, ok := got[key]; !ok || v != want {
+			t.Errorf("%s is %v (there: %v), want %v", key, v, ok, want)
+		}
+	}
+	if _, ok := got["ebnet_endpoint_receive_packets_total endpoint=db network=default"]; ok {
+		t.Error("an endpoint without a link has counters")
+	}
+	f.dp, h.dp = nil, nil
+	if all, err = h.Metrics("1.2"); err != nil || all[0].Name != "ebnet_up" || all[0].Samples[0].Value != 0 {
+		t.Errorf("not up: %+v, %v", all, err)
 	}
 }
