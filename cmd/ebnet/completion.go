@@ -162,6 +162,8 @@ func valueKind(f cli.Flag) string {
 		return kindFile
 	case "output":
 		return "text json"
+	case "format":
+		return "text svg"
 	case "fast-path":
 		return "on off"
 	case "mode":

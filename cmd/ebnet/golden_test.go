@@ -67,7 +67,7 @@ func TestGoldenHelp(t *testing.T) {
 func TestGoldenUsageErrors(t *testing.T) {
 	var out strings.Builder
 	for _, line := range []string{
-		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "doctor web", "metrics web", "metrics --listen :0 --output-file x", "metrics --output-file=", "up now", "expose web",
+		"conect", "network lst", "network create", "connect default", "connect a b c", "ports a b", "stats a b", "stats ../x", "doctor web", "graph web", "graph --format png", "graph --format svg -o json", "metrics web", "metrics --listen :0 --output-file x", "metrics --output-file=", "up now", "expose web",
 		"unexpose", "disconnect", "network rm", "network inspect", "endpoint inspect", "endpoint ls web", "flows web", "version 2",
 		"completion", "completion tcsh", "run", "status now", "down now", "network ls x", "network prune x",
 		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --timeout icmp=0", "up --timeout dns=5s", "up --timeout icmp=soon", "up --timeout 5s",

@@ -63,6 +63,7 @@ type examination struct {
 	all   map[string][]*portRecord // by endpoint
 	links []netdev.Link
 	own   map[string]netdev.Link // ours, by alias
+	by    map[int]netdev.Link    // by index
 
 	check    string // that is being made
 	findings []Finding
@@ -79,7 +80,10 @@ func (h *Host) Examine() (Diagnosis, error) {
 	if x.links, err = h.k.Links(); err != nil {
 		return Diagnosis{}, explain(err)
 	}
-	x.own = ownAliases(x.links)
+	x.own, x.by = ownAliases(x.links), make(map[int]netdev.Link, len(x.links))
+	for _, l := range x.links {
+		x.by[l.Index] = l
+	}
 	if err := h.state.view(x.read); err != nil {
 		return Diagnosis{}, explain(err)
 	}
@@ -126,12 +130,10 @@ func (x *examination) find(what, why, mend string) {
 
 // link returns the device with the index; its name is "interface N" if it is gone.
 func (x *examination) link(ifindex int) (l netdev.Link, there bool) {
-	for _, l := range x.links {
-		if l.Index == ifindex {
-			return l, true
-		}
+	if l, there = x.by[ifindex]; !there {
+		l.Name = fmt.Sprintf("interface %d", ifindex)
 	}
-	return netdev.Link{Name: fmt.Sprintf("interface %d", ifindex)}, false
+	return l, there
 }
 
 // eachPort calls yield for every published port whose publication is complete.

@@ -356,3 +356,18 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("not up: %+v, %v", all, err)
 	}
 }
+
+func TestGraph(t *testing.T) {
+	_, h := ward(t)
+	must(t)(h.CreateNetwork(NetworkRequest{Name: "back", Internal: true}))
+	g, err := h.Graph()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !g.Up || len(g.Uplinks) != 1 || len(g.Networks) != 2 || len(g.Networks[0].Endpoints) != 0 || g.Networks[0].Network.Name != "back" {
+		t.Errorf("%+v", g)
+	}
+	if es := g.Networks[1].Endpoints; len(es) != 2 || es[0].Name != "db" || len(es[1].Ports) != 2 {
+		t.Errorf("%+v", es)
+	}
+}
