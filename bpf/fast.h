@@ -260,7 +260,7 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct plain_headers 
 	return ret ? ret : send_done(skb, s->plain.oif, 0);
 }
 
-/* fast_in: from outside to an endpoint, or to the host and none of ours. */
+/* fast_in: from outside to an endpoint. */
 static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *h,
 				   struct scratch *s)
 {
@@ -268,10 +268,8 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 	__u32 seen;
 	int ret;
 
-	if (!port_tracked(h->ip.protocol, h->dport) && !inner_near(h->ip.daddr))
-		return TO_STACK;
 	seen = plain_news(skb, h);
-	if (!fast_path || !seen || h->ip.ttl <= 1)
+	if (!seen || h->ip.ttl <= 1)
 		return CONTINUE;
 	plain_tuple(&s->key, h);
 	f = bpf_map_lookup_elem(&flows, &s->key);
@@ -313,6 +311,22 @@ static __always_inline int fast_neighbour(struct __sk_buff *skb, struct plain_he
 	return send_peer(skb, to->ifindex);
 }
 
+/* is_hosts: is it for the host, and can be none of ours? Asked of each packet that comes in, so
+ * nothing is looked at but what decides it.
+ */
+static __always_inline int is_hosts(struct __sk_buff *skb)
+{
+	struct plain_headers *h = (void *)(long)skb->data + L3_OFF;
+
+	if ((void *)(&h->rest_of_udp) > (void *)(long)skb->data_end)
+		return 0;
+	if (*(__u8 *)&h->ip != IPV4_NO_OPTIONS || h->ip.frag_off & bpf_htons(IP_MF | IP_OFFSET))
+		return 0;
+	if (h->ip.protocol != IPPROTO_TCP && h->ip.protocol != IPPROTO_UDP)
+		return 0;
+	return !port_tracked(h->ip.protocol, h->dport) && !inner_near(h->ip.daddr);
+}
+
 /* fast_from_container: what an endpoint sends. */
 static __always_inline int fast_from_container(struct __sk_buff *skb, struct scratch *s)
 {
@@ -327,8 +341,10 @@ static __always_inline int fast_from_container(struct __sk_buff *skb, struct scr
 /* fast_from_uplink: what comes from outside. */
 static __always_inline int fast_from_uplink(struct __sk_buff *skb, struct scratch *s)
 {
-	struct plain_headers *h = plain_frame(skb);
+	struct plain_headers *h;
 
 	s->missed = 0;
-	return h ? fast_in(skb, h, s) : CONTINUE;
+	if (!fast_path || !(h = plain_frame(skb)))
+		return CONTINUE;
+	return fast_in(skb, h, s);
 }
