@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -101,4 +102,46 @@ func fromB(proto, flags uint8, sport uint16, dst netip.Addr, dport uint16) packe
 	p := fromA(proto, flags, sport, dst, dport)
 	p.smac, p.src = bMAC.String(), netip.AddrPortFrom(containerB, sport)
 	return p
+}
+
+// fillMap makes no room in a pinned map but for what there is.
+func (h *host) fillMap(name string) {
+	h.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(h.dir, "v2", "maps", name), nil)
+	must(h.TB, err)
+	defer func() { _ = m.Close() }()
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	for i := uint32(1); ; i++ {
+		if name == "subnets" {
+			binary.NativeEndian.PutUint32(key, 128)
+		}
+		binary.BigEndian.PutUint32(key[len(key)-4:], i<<8)
+		if err := m.Put(key, value); err != nil {
+			return
+		}
+	}
+}
+
+// What could be written in part only is not taken for what is there: the next command
+// writes it again.
+func TestPrivilegedPartlyWritten(t *testing.T) {
+	h := newHost(t, true)
+	h.fillMap("subnets")
+	err := h.dp.PutNetwork(loader.Network{ID: 7, Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")},
+		Gateways: []netip.Addr{netip.MustParseAddr("10.9.0.1")}, Bridge: h.bridge, BridgeMAC: bridgeMAC, MTU: 1500})
+	if !errors.Is(err, loader.ErrFull) {
+		t.Fatalf("a full map: %v", err)
+	}
+	if ids, err := h.dp.Networks(); err != nil || len(ids) != 2 {
+		t.Errorf("networks %v, %v", ids, err)
+	}
+	h.fillMap("devices")
+	err = h.dp.PutEndpoint(loader.Endpoint{Slot: 9, Network: 1, Ifindex: 9999, MAC: bMAC,
+		Addrs: []netip.Addr{netip.MustParseAddr("172.18.0.9")}})
+	if !errors.Is(err, loader.ErrFull) {
+		t.Fatalf("a full map: %v", err)
+	}
+	if all, err := h.dp.Endpoints(); err != nil || len(all) != 3 {
+		t.Errorf("endpoints %v, %v", all, err)
+	}
 }
