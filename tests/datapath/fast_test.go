@@ -494,3 +494,65 @@ func TestPrivilegedSharedWaysByRule(t *testing.T) {
 		}
 	}
 }
+
+// Uplinks whose interface indices fall on one place are told apart, and what is changed of one counts
+// from the next packet on.
+func TestPrivilegedUplinksSamePlace(t *testing.T) {
+	h := newHost(t, true)
+	up := loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}
+	side := loader.Uplink{Ifindex: h.uplink + 64, Addrs: []netip.Addr{hostAddr2}, MTU: 1500, Side: true}
+	port := uint16(2000)
+	opens := func(want loader.Verdict) {
+		t.Helper()
+		port++
+		h.expect(loader.FromContainer, h.a, fromA(tcp, syn, port, remote, 80), want, nil)
+	}
+	opens(loader.Redirect)
+	must(t, h.dp.PutUplink(side))
+	opens(loader.Redirect)
+	must(t, h.dp.DeleteUplink(side.Ifindex))
+	opens(loader.Redirect)
+	must(t, h.dp.PutUplink(side))
+	must(t, h.dp.PutUplink(up))
+	must(t, h.dp.DeleteUplink(side.Ifindex))
+	opens(loader.Redirect)
+	up.Side = true
+	must(t, h.dp.PutUplink(up))
+	opens(loader.Drop)
+	// An answer by a device that containers do not leave by is none.
+	establish := fromOutside(tcp, syn|ack, remote, 80, hostAddr, 2001)
+	h.expectDrop(loader.FromUplink, h.uplink, establish, "spoofed-address")
+	up.Side = false
+	must(t, h.dp.PutUplink(up))
+	opens(loader.Redirect)
+	h.reply(establish)
+	must(t, h.dp.DeleteUplink(h.uplink))
+	opens(loader.Drop)
+	if h.dropped("not-uplink") != 2 {
+		t.Errorf("drops %s", h.drops())
+	}
+}
+
+// What is established notices within a second that its uplink is none any more, and at once that
+// the endpoint is gone, on the short way as on the long one.
+func TestPrivilegedShortWayEnds(t *testing.T) {
+	h := newHost(t, true)
+	establish(h, 5000)
+	establish(h, 5001)
+	in, out := fromOutside(tcp, ack, remote, 80, hostAddr, 5000), fromA(tcp, ack, 5000, remote, 80)
+	h.reply(in)
+	must(t, h.dp.DeleteUplink(h.uplink))
+	must(t, h.dp.SetClockOffset(seconds(1)))
+	for range 2 { // neither of them vouches for the other
+		h.expectDrop(loader.FromContainer, h.a, out, "not-uplink")
+		h.expectDrop(loader.FromContainer, h.a, fromA(tcp, ack, 5001, remote, 80), "not-uplink")
+	}
+	must(t, h.dp.PutUplink(loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}))
+	h.expect(loader.FromContainer, h.a, out, loader.Redirect, nil)
+	must(t, h.dp.DeleteEndpoint(h.endpointA()))
+	h.expect(loader.FromUplink, h.uplink, in, loader.Pass, &in)
+	h.expectDrop(loader.FromContainer, h.a, out, "unknown-device")
+	must(t, h.dp.PutEndpoint(h.endpointA())) // its successor has none of its conversations
+	h.expect(loader.FromUplink, h.uplink, in, loader.Pass, &in)
+	h.expectDrop(loader.FromContainer, h.a, out, "no-flow")
+}
