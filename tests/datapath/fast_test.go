@@ -125,8 +125,15 @@ func TestPrivilegedShortWay(t *testing.T) {
 	}
 }
 
-// frames are of all lengths and with all checksums.
+// frames are of all lengths and with all checksums, also when they have become what p is
+// translated to.
 func frames(p packet) (all [][]byte) {
+	translated := p
+	if translated.src.Addr() == containerA {
+		translated.src = netip.AddrPortFrom(hostAddr, p.src.Port())
+	} else {
+		translated.dst = netip.AddrPortFrom(containerA, p.dst.Port())
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range 300 {
 		payload := make([]byte, []int{i % 64, rnd.IntN(1400)}[i%2])
@@ -142,9 +149,10 @@ func frames(p packet) (all [][]byte) {
 		all = append(all, append(f, make([]byte, i%7)...)) // padding
 	}
 	p.noChecksum, p.ttl = false, 64
-	for i := 0; i < 1<<16; i += 3 { // each checksum, nearly, and those around 0 for certain
+	for i := range 1 << 16 { // some of all checksums, and all around 0
 		p.payload = string([]byte{byte(i >> 8), byte(i)})
-		if f := p.frame(); i%51 == 0 || nearZero(f) {
+		translated.payload = p.payload
+		if f := p.frame(); i%51 == 0 || nearZero(f) || nearZero(translated.frame()) {
 			all = append(all, f)
 		}
 	}
@@ -153,7 +161,7 @@ func frames(p packet) (all [][]byte) {
 
 func nearZero(f []byte) bool {
 	c := binary.BigEndian.Uint16(f[34+map[byte]int{tcp: 16, udp: 6}[f[23]]:])
-	return c < 16 || c > 0xfff0
+	return c < 4 || c > 0xfffc
 }
 
 // The short way makes of a packet what the long one makes of it, to the byte. Out of a container that
@@ -222,6 +230,23 @@ func checkChanged(t *testing.T, i int, before, after []byte) {
 	if was.noChecksum != is.noChecksum || was.payload != is.payload || was.ttl-1 != is.ttl || before[15] != after[15] {
 		t.Fatalf("frame %d: %v became %v", i, was, is)
 	}
+}
+
+// Another network's endpoint is none that could be reached by its Ethernet address, which says
+// nothing about the network.
+func TestPrivilegedNeighbourOfAnotherNetwork(t *testing.T) {
+	h := newHost(t, true)
+	p := toB()
+	p.dst, p.dmac = netip.AddrPortFrom(otherNet, 80), otherMAC.String()
+	h.expectDrop(loader.FromContainer, h.a, p, "other-network")
+	p.dmac = bMAC.String()
+	h.expectDrop(loader.FromContainer, h.a, p, "other-network")
+	p = toB()
+	p.smac = bMAC.String()
+	h.expectDrop(loader.FromContainer, h.a, p, "spoofed-mac")
+	p.smac, p.src = aMAC.String(), netip.AddrPortFrom(otherNet, 5000)
+	h.expectDrop(loader.FromContainer, h.a, p, "spoofed-address")
+	h.expectDrop(loader.FromContainer, h.b, toB(), "spoofed-mac")
 }
 
 // Neighbours meet the same questions on the short way as else.
