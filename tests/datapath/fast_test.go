@@ -125,8 +125,15 @@ func TestPrivilegedShortWay(t *testing.T) {
 	}
 }
 
-// frames are of all lengths and with all checksums.
+// frames are of all lengths and with all checksums, also when they have become what p is
+// translated to.
 func frames(p packet) (all [][]byte) {
+	translated := p
+	if translated.src.Addr() == containerA {
+		translated.src = netip.AddrPortFrom(hostAddr, p.src.Port())
+	} else {
+		translated.dst = netip.AddrPortFrom(containerA, p.dst.Port())
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range 300 {
 		payload := make([]byte, []int{i % 64, rnd.IntN(1400)}[i%2])
@@ -142,9 +149,10 @@ func frames(p packet) (all [][]byte) {
 		all = append(all, append(f, make([]byte, i%7)...)) // padding
 	}
 	p.noChecksum, p.ttl = false, 64
-	for i := 0; i < 1<<16; i += 3 { // each checksum, nearly, and those around 0 for certain
+	for i := range 1 << 16 { // some of all checksums, and all around 0
 		p.payload = string([]byte{byte(i >> 8), byte(i)})
-		if f := p.frame(); i%51 == 0 || nearZero(f) {
+		translated.payload = p.payload
+		if f := p.frame(); i%51 == 0 || nearZero(f) || nearZero(translated.frame()) {
 			all = append(all, f)
 		}
 	}
@@ -153,7 +161,7 @@ func frames(p packet) (all [][]byte) {
 
 func nearZero(f []byte) bool {
 	c := binary.BigEndian.Uint16(f[34+map[byte]int{tcp: 16, udp: 6}[f[23]]:])
-	return c < 16 || c > 0xfff0
+	return c < 4 || c > 0xfffc
 }
 
 // The short way makes of a packet what the long one makes of it, to the byte. Out of a container that
@@ -222,6 +230,23 @@ func checkChanged(t *testing.T, i int, before, after []byte) {
 	if was.noChecksum != is.noChecksum || was.payload != is.payload || was.ttl-1 != is.ttl || before[15] != after[15] {
 		t.Fatalf("frame %d: %v became %v", i, was, is)
 	}
+}
+
+// Another network's endpoint is none that could be reached by its Ethernet address, which says
+// nothing about the network.
+func TestPrivilegedNeighbourOfAnotherNetwork(t *testing.T) {
+	h := newHost(t, true)
+	p := toB()
+	p.dst, p.dmac = netip.AddrPortFrom(otherNet, 80), otherMAC.String()
+	h.expectDrop(loader.FromContainer, h.a, p, "other-network")
+	p.dmac = bMAC.String()
+	h.expectDrop(loader.FromContainer, h.a, p, "other-network")
+	p = toB()
+	p.smac = bMAC.String()
+	h.expectDrop(loader.FromContainer, h.a, p, "spoofed-mac")
+	p.smac, p.src = aMAC.String(), netip.AddrPortFrom(otherNet, 5000)
+	h.expectDrop(loader.FromContainer, h.a, p, "spoofed-address")
+	h.expectDrop(loader.FromContainer, h.b, toB(), "spoofed-mac")
 }
 
 // Neighbours meet the same questions on the short way as else.
@@ -493,4 +518,66 @@ func TestPrivilegedSharedWaysByRule(t *testing.T) {
 			c.p.flags = ack
 		}
 	}
+}
+
+// Uplinks whose interface indices fall on one place are told apart, and what is changed of one counts
+// from the next packet on.
+func TestPrivilegedUplinksSamePlace(t *testing.T) {
+	h := newHost(t, true)
+	up := loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}
+	side := loader.Uplink{Ifindex: h.uplink + 64, Addrs: []netip.Addr{hostAddr2}, MTU: 1500, Side: true}
+	port := uint16(2000)
+	opens := func(want loader.Verdict) {
+		t.Helper()
+		port++
+		h.expect(loader.FromContainer, h.a, fromA(tcp, syn, port, remote, 80), want, nil)
+	}
+	opens(loader.Redirect)
+	must(t, h.dp.PutUplink(side))
+	opens(loader.Redirect)
+	must(t, h.dp.DeleteUplink(side.Ifindex))
+	opens(loader.Redirect)
+	must(t, h.dp.PutUplink(side))
+	must(t, h.dp.PutUplink(up))
+	must(t, h.dp.DeleteUplink(side.Ifindex))
+	opens(loader.Redirect)
+	up.Side = true
+	must(t, h.dp.PutUplink(up))
+	opens(loader.Drop)
+	// An answer by a device that containers do not leave by is none.
+	establish := fromOutside(tcp, syn|ack, remote, 80, hostAddr, 2001)
+	h.expectDrop(loader.FromUplink, h.uplink, establish, "spoofed-address")
+	up.Side = false
+	must(t, h.dp.PutUplink(up))
+	opens(loader.Redirect)
+	h.reply(establish)
+	must(t, h.dp.DeleteUplink(h.uplink))
+	opens(loader.Drop)
+	if h.dropped("not-uplink") != 2 {
+		t.Errorf("drops %s", h.drops())
+	}
+}
+
+// What is established notices within a second that its uplink is none any more, and at once that
+// the endpoint is gone, on the short way as on the long one.
+func TestPrivilegedShortWayEnds(t *testing.T) {
+	h := newHost(t, true)
+	establish(h, 5000)
+	establish(h, 5001)
+	in, out := fromOutside(tcp, ack, remote, 80, hostAddr, 5000), fromA(tcp, ack, 5000, remote, 80)
+	h.reply(in)
+	must(t, h.dp.DeleteUplink(h.uplink))
+	must(t, h.dp.SetClockOffset(seconds(1)))
+	for range 2 { // neither of them vouches for the other
+		h.expectDrop(loader.FromContainer, h.a, out, "not-uplink")
+		h.expectDrop(loader.FromContainer, h.a, fromA(tcp, ack, 5001, remote, 80), "not-uplink")
+	}
+	must(t, h.dp.PutUplink(loader.Uplink{Ifindex: h.uplink, Addrs: []netip.Addr{hostAddr}, MTU: 1500}))
+	h.expect(loader.FromContainer, h.a, out, loader.Redirect, nil)
+	must(t, h.dp.DeleteEndpoint(h.endpointA()))
+	h.expect(loader.FromUplink, h.uplink, in, loader.Pass, &in)
+	h.expectDrop(loader.FromContainer, h.a, out, "unknown-device")
+	must(t, h.dp.PutEndpoint(h.endpointA())) // its successor has none of its conversations
+	h.expect(loader.FromUplink, h.uplink, in, loader.Pass, &in)
+	h.expectDrop(loader.FromContainer, h.a, out, "no-flow")
 }
