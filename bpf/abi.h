@@ -106,7 +106,7 @@ struct device {
 _Static_assert(sizeof(struct device) == 48, "device");
 
 /* What the programs need of a container for packets between neighbours, where it is found by
- * the low bits of its IPv4 address, without a search. Of two containers that fall
+ * a hash of its IPv4 address (near_at()), without a search. Of two containers that fall
  * on the same place one is here; the maps of devices and endpoints have all of them.
  */
 struct near {
@@ -120,9 +120,10 @@ struct near {
 };
 _Static_assert(sizeof(struct near) == 24, "near");
 
-#define NEARS 4096
+#define NEARS_BITS 12
+#define NEARS (1 << NEARS_BITS)
 
-/* An uplink by the low bits of its interface index, likewise. */
+/* An uplink by the low bits of its interface index, for the same purpose. */
 struct near_uplink {
 	__u32 ifindex; /* 0: none is here */
 	__u32 flags; /* as in struct uplink */

@@ -513,6 +513,8 @@ int from_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
 		return TC_ACT_UNSPEC; /* for a VLAN device above this one, which has hooks of its own */
+	if (is_hosts(skb))
+		return TC_ACT_UNSPEC;
 	s = room();
 	if (!s)
 		return TC_ACT_SHOT;

@@ -132,10 +132,12 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 	return net ? send_done(skb, net->bridge, 0) : -DROP_REDIRECT;
 }
 
-/* near_at finds a container of the network by its address, if it is the one at its place. */
+/* near_at finds a container by its IPv4 address, if it is the one at its place. The golden ratio
+ * scatters networks whose containers have the same low bits, and leaves those of one apart.
+ */
 static __always_inline struct near *near_at(__be32 v4)
 {
-	__u32 place = bpf_ntohl(v4) & (NEARS - 1);
+	__u32 place = bpf_ntohl(v4) * 0x9e3779b1U >> (32 - NEARS_BITS);
 	struct near *near = bpf_map_lookup_elem(&nears, &place);
 
 	return near && near->addr == v4 && v4 ? near : 0;

@@ -66,10 +66,8 @@ static __always_inline struct plain_headers *plain_frame(struct __sk_buff *skb)
 	return h;
 }
 
-/* plain_news returns what a packet with these headers shows, as enum flow_seen; 0: something
- * that is not for here to judge (TCP that opens or closes, lengths that do not fit).
- */
-static __always_inline __u32 plain_news(struct __sk_buff *skb, struct plain_headers *h)
+/* plain_whole: is the transport header whole, and are its lengths within the datagram? */
+static __always_inline int plain_whole(struct __sk_buff *skb, struct plain_headers *h)
 {
 	__u32 room = skb->len - L3_OFF - sizeof(struct iphdr);
 	__u32 total = bpf_ntohs(h->ip.tot_len);
@@ -79,13 +77,24 @@ static __always_inline __u32 plain_news(struct __sk_buff *skb, struct plain_head
 	if (total)
 		room = total - sizeof(struct iphdr);
 	if (h->ip.protocol == IPPROTO_UDP)
-		return bpf_ntohs(udp->len) >= sizeof(*udp) && bpf_ntohs(udp->len) <= room
-			       ? SEEN_PACKET
-			       : 0;
-	if ((void *)(tcp + 1) > (void *)(long)skb->data_end || tcp->offset >> 4 < 5 ||
-	    (tcp->offset >> 4) * 4 > room)
+		return bpf_ntohs(udp->len) >= sizeof(*udp) && bpf_ntohs(udp->len) <= room;
+	return (void *)(tcp + 1) <= (void *)(long)skb->data_end && tcp->offset >> 4 >= 5 &&
+	       (tcp->offset >> 4) * 4 <= room;
+}
+
+/* plain_news returns what a packet with these headers shows, as enum flow_seen; 0: something
+ * that is not for here to judge (TCP that opens or closes, lengths that do not fit).
+ */
+static __always_inline __u32 plain_news(struct __sk_buff *skb, struct plain_headers *h)
+{
+	struct tcphdr *tcp = (void *)&h->sport;
+
+	if (!plain_whole(skb, h))
 		return 0;
-	if ((tcp->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK)
+	if (h->ip.protocol == IPPROTO_UDP)
+		return SEEN_PACKET;
+	if ((void *)(tcp + 1) > (void *)(long)skb->data_end ||
+	    (tcp->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK)
 		return 0;
 	return SEEN_PACKET | SEEN_ACK;
 }
@@ -260,7 +269,7 @@ static __always_inline int fast_out(struct __sk_buff *skb, struct plain_headers 
 	return ret ? ret : send_done(skb, s->plain.oif, 0);
 }
 
-/* fast_in: from outside to an endpoint, or to the host and none of ours. */
+/* fast_in: from outside to an endpoint. */
 static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *h,
 				   struct scratch *s)
 {
@@ -268,10 +277,8 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 	__u32 seen;
 	int ret;
 
-	if (!port_tracked(h->ip.protocol, h->dport) && !inner_near(h->ip.daddr))
-		return TO_STACK;
 	seen = plain_news(skb, h);
-	if (!fast_path || !seen || h->ip.ttl <= 1)
+	if (!seen || h->ip.ttl <= 1)
 		return CONTINUE;
 	plain_tuple(&s->key, h);
 	f = bpf_map_lookup_elem(&flows, &s->key);
@@ -291,14 +298,15 @@ static __always_inline int fast_in(struct __sk_buff *skb, struct plain_headers *
 }
 
 /* fast_neighbour: between two endpoints of one network that talk to each other's own
- * addresses. Nothing in the packet changes.
+ * addresses. Nothing in the packet changes. A place may be given to another endpoint while it is read:
+ * its address is written first, and so looked at once more at last.
  */
 static __always_inline int fast_neighbour(struct __sk_buff *skb, struct plain_headers *h)
 {
 	struct near *from = near_at(h->ip.saddr), *to = near_at(h->ip.daddr);
 	struct plain_ethernet *eth = plain_ethernet(h);
 	struct network *net;
-	__u32 network;
+	__u32 network, ifindex;
 
 	if (!from || from->ifindex != skb->ifindex || !mac_equal(from->mac, eth->smac))
 		return CONTINUE;
@@ -310,7 +318,27 @@ static __always_inline int fast_neighbour(struct __sk_buff *skb, struct plain_he
 	net = bpf_map_lookup_elem(&networks, &network);
 	if (!net || net->flags & NET_NO_ICC || (from->published && is_caller(to->slot)))
 		return CONTINUE;
-	return send_peer(skb, to->ifindex);
+	ifindex = to->ifindex;
+	barrier();
+	if (from->addr != h->ip.saddr || to->addr != h->ip.daddr || !plain_whole(skb, h))
+		return CONTINUE;
+	return send_peer(skb, ifindex);
+}
+
+/* is_hosts: is it for the host, and can be none of ours? Asked of each packet that comes in, so
+ * nothing is looked at but what decides it.
+ */
+static __always_inline int is_hosts(struct __sk_buff *skb)
+{
+	struct plain_headers *h = (void *)(long)skb->data + L3_OFF;
+
+	if ((void *)(&h->rest_of_udp) > (void *)(long)skb->data_end)
+		return 0;
+	if (*(__u8 *)&h->ip != IPV4_NO_OPTIONS || h->ip.frag_off & bpf_htons(IP_MF | IP_OFFSET))
+		return 0;
+	if (h->ip.protocol != IPPROTO_TCP && h->ip.protocol != IPPROTO_UDP)
+		return 0;
+	return !port_tracked(h->ip.protocol, h->dport) && !inner_near(h->ip.daddr);
 }
 
 /* fast_from_container: what an endpoint sends. */
@@ -327,8 +355,10 @@ static __always_inline int fast_from_container(struct __sk_buff *skb, struct scr
 /* fast_from_uplink: what comes from outside. */
 static __always_inline int fast_from_uplink(struct __sk_buff *skb, struct scratch *s)
 {
-	struct plain_headers *h = plain_frame(skb);
+	struct plain_headers *h;
 
 	s->missed = 0;
-	return h ? fast_in(skb, h, s) : CONTINUE;
+	if (!fast_path || !(h = plain_frame(skb)))
+		return CONTINUE;
+	return fast_in(skb, h, s);
 }

@@ -91,7 +91,7 @@ struct {
 	__type(value, struct device);
 } devices SEC(".maps");
 
-/* Containers of IPv4 by the low bits of their addresses, see struct near. Written by Go, read by
+/* Containers by a hash of their IPv4 addresses, see struct near. Written by Go, read by
  * from_container.
  */
 struct {
@@ -129,7 +129,8 @@ struct {
 } inner SEC(".maps");
 
 /* Endpoints that have used published ports from inside: bit s % 64 of word s / 64 for slot s.
- * Written and read by the programs. Never cleared, since it only saves a lookup.
+ * Written and read by the programs. Never cleared, since it only saves a lookup. Slot 0 is nobody's: its
+ * bit says that all programs so far have kept this (Go).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

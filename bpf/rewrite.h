@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /* Changing headers without breaking checksums, offloaded ones too.
  *
- * Transport checksums are changed by the kernel's helpers only: where the checksum is
- * left to the device (CHECKSUM_PARTIAL) the field holds the sum of the pseudo header,
- * which an address change must update and a port change must not, and only the
- * helpers know which case it is (BPF_F_PSEUDO_HDR tells them what the change is).
+ * Where the transport checksum is left to the device (CHECKSUM_PARTIAL) the field holds the sum
+ * of the pseudo header, which an address change must update and a port change must not. The
+ * kernel's helpers know which case it is (BPF_F_PSEUDO_HDR tells them what the change is). Where
+ * the kernel tells us too it is done in place, but for CHECKSUM_COMPLETE, where the device's sum of
+ * the whole packet must follow.
  * The IPv4 header's own checksum is never offloaded and is computed here (RFC 1624).
  */
 #pragma once

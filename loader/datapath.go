@@ -164,6 +164,9 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 		return nil, fmt.Errorf("load the programs: %w", explain(err))
 	}
 	defer coll.Close()
+	if err := prepare(pins); err != nil {
+		return nil, err
+	}
 	if err := repin(pins, coll); err != nil {
 		return nil, err
 	}
@@ -175,6 +178,22 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 		return nil, fmt.Errorf("write map about: %w", err)
 	}
 	return Open(bpffs)
+}
+
+// prepare makes the pinned maps fit for programs of this version.
+func prepare(pins layout) error {
+	d := newDatapath(pins)
+	defer func() { _ = d.Close() }()
+	for _, name := range transient { // as versions pinned them that did not know better
+		if err := os.Remove(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", pins.mapPin(name), err)
+		}
+	}
+	return d.rebuildHints()
+}
+
+func newDatapath(pins layout) *Datapath {
+	return &Datapath{pins: pins, maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}}
 }
 
 // startSweep starts the timer that reclaims conversations. The kernel may have no memory for
@@ -273,7 +292,7 @@ func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
 	spec.Maps["flows"].MaxEntries = 2 * about.MaxFlows
 	spec.Maps["sweep_queue"].MaxEntries = 2*about.MaxFlows + 1024 // the same one may be in it twice for a while
 	for name, m := range spec.Maps {
-		if name[0] != '.' {
+		if name[0] != '.' && !slices.Contains(transient, name) {
 			m.Pinning = ebpf.PinByName
 		}
 	}
@@ -303,7 +322,7 @@ func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
 
 // Open finds the pinned datapath. Returns ErrNotLoaded if there is none.
 func Open(bpffs string) (*Datapath, error) {
-	d := &Datapath{pins: layoutOf(bpffs), maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}}
+	d := newDatapath(layoutOf(bpffs))
 	m, err := d.pinned("about")
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {

@@ -19,7 +19,8 @@ func full(err error) error {
 }
 
 // PutEndpoint adds an endpoint or replaces what is known of it. If its device changed,
-// flows toward the old one end.
+// flows toward the old one end. What is known of the device goes first: an endpoint that is there is there
+// wholly, also if a command was killed.
 func (d *Datapath) PutEndpoint(e Endpoint) error {
 	if e.Slot == 0 || e.Slot >= MaxSlots {
 		return fmt.Errorf("slot %d: out of range", e.Slot)
@@ -30,11 +31,8 @@ func (d *Datapath) PutEndpoint(e Endpoint) error {
 		if err := d.retireChanged("endpoints", toAddr(a), value); err != nil {
 			return err
 		}
-		if err := d.put("endpoints", toAddr(a), value); err != nil {
-			return err
-		}
 	}
-	return d.changeDevice(e.Ifindex, func(dev *datapathDevice) {
+	if err := d.changeDevice(e.Ifindex, func(dev *datapathDevice) {
 		*dev = datapathDevice{
 			Addr4:     toAddr(v4),
 			Addr6:     toAddr(v6),
@@ -43,7 +41,15 @@ func (d *Datapath) PutEndpoint(e Endpoint) error {
 			Mac:       toMAC(e.MAC),
 			Published: dev.Published,
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	for _, a := range e.Addrs {
+		if err := d.put("endpoints", toAddr(a), value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changeDevice applies change to what is known of a device, all zero if nothing is.

@@ -35,18 +35,9 @@ func (d *Datapath) markInner(subnets []netip.Prefix) error {
 
 // unmarkInner takes back what only the subnets needed that are gone.
 func (d *Datapath) unmarkInner(gone []netip.Prefix) error {
-	m, err := d.pinned("subnets")
+	left, err := d.subnets()
 	if err != nil {
 		return err
-	}
-	var left []netip.Prefix
-	if err := each(m, func(k *datapathSubnetKey, _ *uint32) bool {
-		if addr := fromAddr(k.Addr); addr.Is4() {
-			left = append(left, netip.PrefixFrom(addr, int(k.Prefixlen)-96))
-		}
-		return true
-	}); err != nil {
-		return fmt.Errorf("list subnets: %w", err)
 	}
 	needed := innerWords(left)
 	for i := range innerWords(gone) {
@@ -55,6 +46,24 @@ func (d *Datapath) unmarkInner(gone []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// subnets lists the IPv4 subnets of all networks.
+func (d *Datapath) subnets() ([]netip.Prefix, error) {
+	m, err := d.pinned("subnets")
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Prefix
+	if err := each(m, func(k *datapathSubnetKey, _ *uint32) bool {
+		if addr := fromAddr(k.Addr); addr.Is4() {
+			all = append(all, netip.PrefixFrom(addr, int(k.Prefixlen)-96))
+		}
+		return true
+	}); err != nil {
+		return nil, fmt.Errorf("list subnets: %w", err)
+	}
+	return all, nil
 }
 
 // changeInner changes a word of map inner, if that changes it.

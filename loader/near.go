@@ -10,7 +10,8 @@ import (
 
 // Places of what the programs find without a search, see struct near in bpf/abi.h.
 const (
-	nears       = 4096
+	nearsBits   = 12
+	nears       = 1 << nearsBits
 	nearUplinks = 64
 )
 
@@ -20,21 +21,25 @@ func (d *Datapath) putNear(ifindex uint32, dev datapathDevice) error {
 	if addr == 0 {
 		return nil
 	}
-	return changePlace(d, "nears", nearPlace(addr), datapathNear{
-		Addr:      addr,
+	return changePlace(d, "nears", nearPlace(addr), nearOf(ifindex, dev))
+}
+
+func nearOf(ifindex uint32, dev datapathDevice) datapathNear {
+	return datapathNear{
+		Addr:      dev.Addr4.W[3],
 		Ifindex:   ifindex,
 		Network:   dev.Network,
 		Slot:      dev.Slot,
 		Mac:       dev.Mac,
 		Published: dev.Published,
-	})
+	}
 }
 
-// nearPlace returns where an address (network byte order) is looked for.
+// nearPlace returns where near_at() of bpf/endpoint.h looks for an address (network byte order).
 func nearPlace(addr uint32) uint32 {
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], addr)
-	return binary.BigEndian.Uint32(b[:]) % nears
+	return binary.BigEndian.Uint32(b[:]) * 0x9e3779b1 >> (32 - nearsBits)
 }
 
 // removeNear clears a device's place, if it is there and not another one.

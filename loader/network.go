@@ -8,7 +8,8 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// PutNetwork adds a network or replaces what is known of it.
+// PutNetwork adds a network or replaces what is known of it. Its own entry goes last: a network that
+// is there is there wholly, also if a command was killed.
 func (d *Datapath) PutNetwork(n Network) error {
 	if n.ID == 0 || n.ID >= MaxNetworks {
 		return fmt.Errorf("network id %d: out of range", n.ID)
@@ -23,9 +24,6 @@ func (d *Datapath) PutNetwork(n Network) error {
 		Flags:    networkFlags(n),
 		Mac:      toMAC(n.BridgeMAC),
 	}
-	if err := d.put("networks", n.ID, value); err != nil {
-		return err
-	}
 	if err := d.markInner(n.Subnets); err != nil {
 		return err
 	}
@@ -34,7 +32,7 @@ func (d *Datapath) PutNetwork(n Network) error {
 			return err
 		}
 	}
-	return nil
+	return d.put("networks", n.ID, value)
 }
 
 func networkFlags(n Network) (flags datapathNetworkFlag) {

@@ -164,6 +164,9 @@ func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
 		return m, nil
 	}
 	m, err := ebpf.LoadPinnedMap(d.pins.mapPin(name), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open map %s: another version of ebnet loaded the datapath, `ebnet up` replaces it: %w", name, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open map %s: %w", name, explain(err))
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -179,24 +178,40 @@ func (p *program) benchProgress() func(bench.Progress) {
 
 // printReport prints the report and writes its files.
 func (p *program) printReport(r *report.Report, dir string) error {
-	finishReport(r)
-	var encoded bytes.Buffer
-	if err := reportJSON(&encoded, r); err != nil {
-		return err
-	}
+	report.Finish(r)
 	if dir != "" {
-		if err := os.WriteFile(filepath.Join(dir, "report.json"), encoded.Bytes(), 0o644); err != nil {
+		if err := writeReport(r, dir); err != nil {
+			return err
+		}
+	}
+	print := report.WriteText
+	if p.json {
+		print = report.WriteJSON
+	}
+	var out bytes.Buffer
+	if err := print(&out, r); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	_, err := p.stdout.Write(out.Bytes())
+	return written(err)
+}
+
+// writeReport writes the report's files into dir.
+func writeReport(r *report.Report, dir string) error {
+	for name, write := range map[string]func(io.Writer, *report.Report) error{
+		"report.json": report.WriteJSON,
+		"report.csv":  report.WriteCSV,
+		"report.html": report.WriteHTML,
+	} {
+		var content bytes.Buffer
+		if err := write(&content, r); err != nil {
+			return fmt.Errorf("bench: %s: %w", name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content.Bytes(), 0o644); err != nil {
 			return fileError(dir, err)
 		}
 	}
-	if p.json {
-		_, err := p.stdout.Write(encoded.Bytes())
-		return written(err)
-	}
-	var text bytes.Buffer
-	reportText(&text, r)
-	_, err := p.stdout.Write(text.Bytes())
-	return written(err)
+	return nil
 }
 
 func written(err error) error {
@@ -204,68 +219,4 @@ func written(err error) error {
 		return fmt.Errorf("%w: %w", errPrint, err)
 	}
 	return nil
-}
-
-// TEMPORARY until package report has its writers: finishReport is report.Finish, reportJSON
-// report.WriteJSON and reportText report.WriteText.
-func finishReport(r *report.Report) {
-	for i := range r.Cases {
-		medians := map[string]float64{}
-		for _, s := range r.Cases[i].Series {
-			for j := range s.Points {
-				s.Points[j].Median, s.Points[j].Low, s.Points[j].High = spread(s.Points[j].Samples)
-				medians[s.Peer] = s.Points[j].Median
-			}
-		}
-		for _, s := range r.Cases[i].Series {
-			for j := range s.Points {
-				s.Points[j].Ratio = map[string]float64{}
-				for _, peer := range []string{"iptables", "redirect", "route"} {
-					if medians[peer] > 0 {
-						s.Points[j].Ratio[peer] = s.Points[j].Median / medians[peer]
-					}
-				}
-			}
-		}
-	}
-}
-
-func reportJSON(w io.Writer, r *report.Report) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
-
-func reportText(w io.Writer, r *report.Report) {
-	for _, c := range r.Cases {
-		_, _ = fmt.Fprintf(w, "%s (%s, %s)\n", c.Title, c.Name, c.Unit)
-		var rows [][]string
-		for _, s := range c.Series {
-			for _, pt := range s.Points {
-				row := []string{s.Peer, fmt.Sprintf("%.0f", pt.Median), fmt.Sprintf("%.0f..%.0f", pt.Low, pt.High), "", ""}
-				if v, ok := pt.Extra["net_ns"]; ok {
-					row[3] = fmt.Sprintf("%.0f", v)
-				}
-				if v, ok := pt.Ratio["iptables"]; ok {
-					row[4] = fmt.Sprintf("%.2f", v)
-				}
-				rows = append(rows, row)
-			}
-		}
-		table(w, "PEER MEDIAN SPREAD NET_NS /IPTABLES", rows)
-	}
-	for _, l := range r.LeftOut {
-		_, _ = fmt.Fprintf(w, "left out: %s %s: %s\n", l.Peer, l.Case, l.Why)
-	}
-}
-
-func spread(samples []float64) (median, low, high float64) {
-	sorted := append([]float64(nil), samples...)
-	for i := range sorted {
-		for j := i; j > 0 && sorted[j] < sorted[j-1]; j-- {
-			sorted[j], sorted[j-1] = sorted[j-1], sorted[j]
-		}
-	}
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2, sorted[0], sorted[n-1]
 }

@@ -47,6 +47,7 @@ func mac(s string) net.HardwareAddr {
 type host struct {
 	testing.TB
 	dp         *loader.Datapath
+	dir        string // of its pins
 	ns         netns.NsHandle
 	bridge     int
 	uplink     int
@@ -85,7 +86,7 @@ func newHostWith(t testing.TB, cfg loader.Config) *host {
 	if !changed {
 		t.Fatal("a first load changed nothing")
 	}
-	h.dp = dp
+	h.dp, h.dir = dp, dir
 	h.fill()
 	return h
 }
