@@ -46,7 +46,7 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "case", Usage: "`LIST` of cases or groups, with commas between", DefaultText: "all"},
 			&cli.IntFlag{Name: "rounds", Usage: "`N` samples of each figure", Value: benchRounds},
 			&cli.Float64Flag{Name: "seconds", Usage: "`S` that one measurement takes", Value: benchSeconds},
-			&cli.StringFlag{Name: "out", Usage: "`DIR` for report.json, report.csv and report.html, made if need be"},
+			&cli.StringFlag{Name: "out", Usage: "`DIR` for report.json, .csv, .html and .svg, made if need be"},
 			&cli.IntFlag{Name: "max-size", Usage: "leave larger sizes than `N` out of scaling curves", DefaultText: "no limit"},
 			&cli.BoolFlag{Name: "quick", Usage: "the main cases only, in less than a minute", DisableDefaultText: true},
 		},
@@ -202,9 +202,12 @@ func writeReport(r *report.Report, dir string) error {
 		"report.json": report.WriteJSON,
 		"report.csv":  report.WriteCSV,
 		"report.html": report.WriteHTML,
+		"report.svg":  writePicture,
 	} {
 		var content bytes.Buffer
-		if err := write(&content, r); err != nil {
+		if err := write(&content, r); errors.Is(err, report.ErrNoCase) {
+			continue
+		} else if err != nil {
 			return fmt.Errorf("bench: %s: %w", name, err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), content.Bytes(), 0o644); err != nil {
@@ -212,6 +215,17 @@ func writeReport(r *report.Report, dir string) error {
 		}
 	}
 	return nil
+}
+
+// writePicture draws what a small packet costs by each way that was measured.
+func writePicture(w io.Writer, r *report.Report) error {
+	var names []string
+	for _, c := range r.Cases {
+		if c.Group == "pps" {
+			names = append(names, c.Name)
+		}
+	}
+	return report.WriteSVG(w, r, names...)
 }
 
 func written(err error) error {

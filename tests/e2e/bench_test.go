@@ -108,6 +108,11 @@ func TestPrivilegedBench(t *testing.T) {
 	if err != nil || string(written) != string(out) {
 		t.Errorf("report.json (%v) is not what was printed:\n%s", err, written)
 	}
+	for name, start := range map[string]string{"report.csv": "case,peer,", "report.html": "<!", "report.svg": "<svg "} {
+		if content, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !strings.HasPrefix(strings.ToLower(string(content)), start) {
+			t.Errorf("%s (%v) starts with %.40q, want %q", name, err, content, start)
+		}
+	}
 	var r benchReport
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatalf("%v\n%s", err, out)
