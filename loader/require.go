@@ -45,6 +45,11 @@ func nameMissing(err error) error {
 	if features.HaveProgramType(ebpf.SchedCLS) != nil {
 		return fmt.Errorf("%w: it lacks eBPF programs for traffic control (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT)", ErrUnsupported)
 	}
+	return missingOf(err)
+}
+
+// missingOf names the requirements that are not met, or returns err if all are.
+func missingOf(err error) error {
 	var missing []string
 	for _, r := range requirements {
 		if r.probe() != nil {
