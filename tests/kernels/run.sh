@@ -173,7 +173,7 @@ userland() {
 	for dir in bin sbin lib lib64; do
 		ln -s usr/$dir "$root/$dir"
 	done
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$root/usr/bin/ebnet" ./cmd/ebnet &&
+	CGO_ENABLED=0 go build -buildvcs=false -o "$root/usr/bin/ebnet" ./cmd/ebnet &&
 		CGO_ENABLED=0 go test -c -o "$root/usr/bin/datapath.test" ./tests/datapath &&
 		CGO_ENABLED=0 go test -c -o "$root/usr/bin/e2e.test" ./tests/e2e || return 1
 	has_tests "$root/usr/bin/datapath.test" "${datapath[@]}" && has_tests "$root/usr/bin/e2e.test" "${e2e[@]}" || return 1
