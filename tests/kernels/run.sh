@@ -248,8 +248,8 @@ judge() {
 			printf '  %s passed: %s\n' "$name" "$(passed "$name")"
 		done
 		while read -r line; do
-			skip "$suite, $release: $line"
-		done < <(sed -n 's/^SKIP  tests\///p' "$tmp/report")
+			skip "$line"
+		done < <(sed -n '/^SKIP  tests\//{N;s/\n */: /;s/^SKIP  tests\///p}' "$tmp/report")
 	fi
 	for name in "${parts[@]}"; do
 		case $(ended "$name") in
