@@ -13,10 +13,10 @@ VERSION ?= $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || 
 LDFLAGS = -s -w $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test bench demo lint fmt verify install clean
+.PHONY: help build generate test test-kernels bench demo lint fmt verify install clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/ebnet
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ebnet ./cmd/ebnet
@@ -28,6 +28,9 @@ generate: ## compile bpf/ and write the Go files for it (needs clang-16)
 test: ## run all tests (as root, or those that need it are skipped)
 	tests/install-deps.sh test
 	$(GO) test -count=1 -timeout 20m -json ./... | $(GO) run ./tests/report
+
+test-kernels: ## run the core of the tests on Debian's kernels, in emulated machines (5 min)
+	tests/kernels/run.sh
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . $(BENCH_PACKAGES)

@@ -42,6 +42,14 @@ const (
 //
 // Returns ErrUnsupported, ErrPermission or ErrConflict.
 func Load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
+	dp, changed, err = load(bpffs, cfg)
+	if errors.Is(err, ErrUnsupported) {
+		err = nameMissing(err)
+	}
+	return dp, changed, err
+}
+
+func load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 	if cfg.MaxFlows == 0 {
 		cfg.MaxFlows = DefaultMaxFlows
 	}
