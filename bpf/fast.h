@@ -213,8 +213,7 @@ static __always_inline int plain_rewrite(struct __sk_buff *skb, struct scratch *
 }
 
 /* way_shared: has another conversation with the same destination found within the last second
- * that the way out of f, as read into s->plain, is still the one? If the FIB gave them
- * different ones (several next hops, rules about ports) each looks for itself.
+ * that the way out of f, as read into s->plain, is still the one?
  */
 static __always_inline int way_shared(struct __sk_buff *skb, struct scratch *s, struct flow *f,
 				      __u8 tos, __u64 now)
@@ -227,11 +226,8 @@ static __always_inline int way_shared(struct __sk_buff *skb, struct scratch *s, 
 	s->hit.xlat.src.w[3] = p->addr;
 	s->hit.xlat.sport = p->port;
 	place = way_place(&s->way_key, &s->hit.xlat, p->half, skb->ifindex, tos);
-	way = bpf_map_lookup_elem(&ways, &place);
-	if (!way || (__u32)now - way->checked >= hz || way->oif != p->oif ||
-	    !way_key_equal(&way->key, &s->way_key))
-		return 0;
-	if (!mac_equal(way->dmac, p->dmac) || !mac_equal(way->smac, p->smac))
+	way = way_known(s, place, p->oif, p->dmac, p->smac, now);
+	if (!way)
 		return 0;
 	f->way_checked = way->checked;
 	return 1;

@@ -13,16 +13,18 @@
 #include "flow.h"
 #include "packet.h"
 
-static __always_inline void csum_replace(__sum16 *check, __be32 from, __be32 to)
+/* folded_sum returns sum in 16 bits. */
+static __always_inline __u16 folded_sum(__u64 sum)
 {
-	__u64 sum = (__u16) ~*check;
-
-	sum += (__u64)(__u32)~from + to;
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	*check = ~sum;
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline void csum_replace(__sum16 *check, __be32 from, __be32 to)
+{
+	*check = ~folded_sum((__u64)(__u32)~from + to + (__u16) ~*check);
 }
 
 /* csum_forwarded updates the header's checksum for one address that changes and a TTL that
@@ -30,15 +32,10 @@ static __always_inline void csum_replace(__sum16 *check, __be32 from, __be32 to)
  */
 static __always_inline void csum_forwarded(struct iphdr *ip, __be32 from, __be32 to)
 {
-	__u64 sum = (__u16)~ip->check;
+	/* The TTL is the high half of its 16 bits. */
+	__u64 change = (__u64)(__u32)~from + to + (__u16)~bpf_htons(1 << 8);
 
-	sum += (__u64)(__u32)~from + to;
-	sum += (__u16)~bpf_htons(1 << 8); /* the TTL is the high half of its 16 bits */
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	ip->check = ~sum;
+	ip->check = ~folded_sum(change + (__u16)~ip->check);
 }
 
 /* Of the kernel's struct sk_buff: who is to compute the transport checksum. CO-RE finds it. */
@@ -65,15 +62,6 @@ static __always_inline __u32 checksum_state(struct __sk_buff *skb)
 		return CHECKSUM_COMPLETE;
 	kernel = bpf_cast_to_kern_ctx(skb);
 	return BPF_CORE_READ_BITFIELD(kernel, ip_summed);
-}
-
-/* folded_sum returns sum in 16 bits. */
-static __always_inline __u16 folded_sum(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
 }
 
 /* l4_sum_replace changes a transport checksum as bpf_l4_csum_replace() does for an address and a

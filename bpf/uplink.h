@@ -176,6 +176,21 @@ static __always_inline int way_key_equal(const struct way_key *a, const struct w
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
 }
 
+/* way_known finds the way that was looked up for s->way_key within the last second, if it is this
+ * one. If the FIB gave conversations with one key different ones (several next hops, rules
+ * about ports) each looks for itself.
+ */
+static __always_inline struct way *way_known(const struct scratch *s, __u32 place, __u32 oif,
+					     const void *dmac, const void *smac, __u32 now)
+{
+	struct way *way = bpf_map_lookup_elem(&ways, &place);
+
+	if (!way || now - way->checked >= hz || way->oif != oif ||
+	    !way_key_equal(&way->key, &s->way_key))
+		return 0;
+	return mac_equal(way->dmac, dmac) && mac_equal(way->smac, smac) ? way : 0;
+}
+
 /* share_way tells the others. */
 static __always_inline void share_way(struct packet *pkt, const struct hit *hit,
 				      const struct bpf_fib_lookup *fib)
@@ -319,19 +334,6 @@ static __always_inline int check_source_kept(struct __sk_buff *skb, struct packe
 	return CONTINUE;
 }
 
-/* way_is_shared: do others know that the packet's flow, with the way that it was opened with,
- * goes where they go?
- */
-static __always_inline int way_is_shared(const struct packet *pkt, const struct hit *hit,
-					 struct scratch *s)
-{
-	__u32 place = way_place(&s->way_key, &hit->xlat, hit->half, pkt->ifindex, pkt->tos);
-	struct way *way = bpf_map_lookup_elem(&ways, &place);
-
-	return way && (__u32)pkt->now - way->checked < hz && way->oif == hit->oif &&
-	       mac_equal(way->dmac, hit->dmac) && way_key_equal(&way->key, &s->way_key);
-}
-
 /* hop_used: has this CPU sent something through the neighbour table to the same neighbour within
  * the last second? If not it is about to. Neighbours are kept among ways, under a
  * key that no conversation has.
@@ -364,9 +366,10 @@ static __always_inline int hop_used(const struct packet *pkt, const struct hit *
 static __always_inline int send_first(struct __sk_buff *skb, struct packet *pkt, struct hit *hit,
 				      struct scratch *s)
 {
+	__u32 place = way_place(&s->way_key, &hit->xlat, hit->half, pkt->ifindex, pkt->tos);
 	int ret;
 
-	if (way_is_shared(pkt, hit, s))
+	if (way_known(s, place, hit->oif, hit->dmac, hit->smac, pkt->now))
 		return send_fresh(skb, pkt, hit);
 	share_way(pkt, hit, &s->fib);
 	if (hop_used(pkt, hit, s))
