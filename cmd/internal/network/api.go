@@ -50,6 +50,7 @@ type UpRequest struct {
 	Timeouts map[string]time.Duration // by name, see ParseTimeouts; 0: back to the default
 	File     *Config                  // nil: nothing to apply beside what is recorded
 	Prune    bool                     // remove what File does not name
+	Yes      bool                     // replace another version's datapath even if that ends conversations
 }
 
 // UpReport is what Up did.

@@ -74,7 +74,7 @@ type examination struct {
 func (h *Host) Examine() (Diagnosis, error) {
 	x := &examination{h: h, all: map[string][]*portRecord{}, findings: []Finding{}}
 	var err error
-	if x.dp, err = h.loaded(); err != nil {
+	if x.dp, err = h.loaded(); err != nil && (!errors.Is(err, loader.ErrOtherVersion) || errors.Is(err, ErrConflict)) {
 		return Diagnosis{}, explain(err)
 	}
 	if x.links, err = h.k.Links(); err != nil {
@@ -313,8 +313,7 @@ func (x *examination) leftovers() error {
 		return err
 	}
 	for _, dir := range others {
-		x.find("pins in "+dir, "another ebnet's, whose programs may still run beside this one's",
-			fmt.Sprintf("`ebnet down` of that version, or rm -r %s", filepath.Clean(dir)))
+		x.find("pins in "+filepath.Clean(dir), "another version's, whose programs may still run", ebnetUp+" (replaces it)")
 	}
 	if x.dp == nil || !x.dp.TCX() {
 		return nil

@@ -20,6 +20,8 @@ import (
 
 var errInjected = errors.New("injected")
 
+const fakeProgram = 98 // the id of all
+
 // fake is a kernel in memory. Every change of it can be made to fail.
 type fake struct {
 	links  map[string]*netdev.Link // by name
@@ -40,6 +42,8 @@ type fake struct {
 
 	cgroup string        // the first mount; "": none
 	dp     *fakeDatapath // nil: not loaded
+
+	handover *loader.Handover // of another version's datapath; nil: there is none
 
 	changes int // so far
 	failAt  int // the change to fail, from 1; 0: none
@@ -126,22 +130,42 @@ func (f *fake) Load(_ string, cfg loader.Config) (datapath, bool, error) {
 			endpoints: map[uint32]loader.Endpoint{}, services: map[string]service{}, uplinks: map[int]loader.Uplink{},
 		}
 	}
-	f.dp.cfg = cfg
+	f.dp.cfg, f.dp.staged = cfg, f.handover != nil
 	return f.dp, true, nil
 }
 
 func (f *fake) Open(string) (datapath, error) {
-	if f.dp == nil {
+	switch {
+	case f.handover != nil:
+		return nil, loader.ErrOtherVersion
+	case f.dp == nil:
 		return nil, loader.ErrNotLoaded
 	}
 	return f.dp, nil
+}
+
+func (f *fake) FindHandover(string) (loader.Handover, error) { return *f.handover, nil }
+
+// Swap makes the fake's other version's datapath go; that its maps cannot be read is for the
+// tests of package loader.
+func (d *fakeDatapath) Swap() error {
+	if err := d.f.change(); err != nil {
+		return err
+	}
+	d.staged, d.f.handover = false, nil
+	return nil
+}
+
+func (d *fakeDatapath) Abandon() error {
+	d.f.dp = nil
+	return nil
 }
 
 func (f *fake) Remove(string) error {
 	if err := f.change(); err != nil {
 		return err
 	}
-	f.dp = nil
+	f.dp, f.handover = nil, nil
 	return nil
 }
 
@@ -256,8 +280,8 @@ func (f *fake) DetachFilter(ifindex int, ingress bool) error {
 	return nil
 }
 
-func (f *fake) FilterAttached(ifindex int, ingress bool) (bool, error) {
-	return f.filters[filterKey(ifindex, ingress)], nil
+func (f *fake) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
+	return fakeProgram, f.filters[filterKey(ifindex, ingress)], nil
 }
 
 func (f *fake) uplink(l *netdev.Link) netdev.Uplink {
@@ -322,6 +346,7 @@ func (f *fake) PortHolders(_ loader.Protocol, _ netip.Addr, first, last uint16) 
 type fakeDatapath struct {
 	f         *fake
 	cfg       loader.Config
+	staged    bool
 	attached  map[loader.Attachment]bool
 	networks  map[uint32]loader.Network
 	endpoints map[uint32]loader.Endpoint // by slot
@@ -340,6 +365,8 @@ func (d *fakeDatapath) Close() error              { return nil }
 func (d *fakeDatapath) Config() loader.Config     { return d.cfg }
 func (d *fakeDatapath) TCX() bool                 { return !d.f.noTCX }
 func (d *fakeDatapath) ProgramFD(loader.Hook) int { return 99 }
+func (d *fakeDatapath) ProgramID(loader.Hook) int { return fakeProgram }
+func (d *fakeDatapath) Staged() bool              { return d.staged }
 
 func (d *fakeDatapath) Attach(hook loader.Hook, ifindex int) error {
 	if err := d.f.change(); err != nil {

@@ -15,6 +15,10 @@ type datapath interface {
 	Config() loader.Config
 	TCX() bool
 	ProgramFD(hook loader.Hook) int
+	ProgramID(hook loader.Hook) int
+	Staged() bool
+	Swap() error
+	Abandon() error
 	Attach(hook loader.Hook, ifindex int) error
 	Detach(hook loader.Hook, ifindex int) error
 	Attachments() ([]loader.Attachment, error)
@@ -52,6 +56,7 @@ type datapath interface {
 type kernel interface {
 	Load(bpffs string, cfg loader.Config) (dp datapath, changed bool, err error)
 	Open(bpffs string) (datapath, error)
+	FindHandover(bpffs string) (loader.Handover, error)
 	Remove(bpffs string) error
 
 	EnsureBridge(b netdev.Bridge) (ifindex int, changed bool, err error)
@@ -74,7 +79,7 @@ type kernel interface {
 
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
-	FilterAttached(ifindex int, ingress bool) (bool, error)
+	FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error)
 
 	// What is only looked at, by `ebnet doctor`.
 	OtherLayouts(bpffs string) ([]string, error)
@@ -158,10 +163,11 @@ func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
 	return netdev.FiltersAhead(ifindex, ingress)
 }
 
-func (linux) FilterAttached(ifindex int, ingress bool) (bool, error) {
-	_, ok, err := netdev.FilterAttached(ifindex, ingress)
-	return ok, err
+func (linux) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
+	return netdev.FilterAttached(ifindex, ingress)
 }
+
+func (linux) FindHandover(bpffs string) (loader.Handover, error) { return loader.FindHandover(bpffs) }
 
 func (linux) PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error) {
 	return netdev.PortHolders(uint8(proto), addr, first, last)

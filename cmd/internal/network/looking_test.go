@@ -231,7 +231,7 @@ func TestExamine(t *testing.T) {
 		"strange device": {spoil: func(f *fake, _ *Host) { f.link("br-x", "bridge", "ebnet:nosuch") },
 			check: "leftovers", what: "device br-x", mend: "ebnet up"},
 		"other version": {spoil: func(f *fake, _ *Host) { f.ill.layouts = []string{"/fake/v1"} },
-			check: "leftovers", what: "/fake/v1", mend: "rm -r /fake/v1"},
+			check: "leftovers", what: "/fake/v1", mend: "ebnet up"},
 		"dead pin": {spoil: func(f *fake, _ *Host) {
 			f.dp.attached[loader.Attachment{Hook: loader.FromContainer, Ifindex: 999}] = true
 		},

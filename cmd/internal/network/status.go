@@ -206,11 +206,11 @@ func (h *Host) attached(dp datapath, hook loader.Hook, ifindex int) (bool, error
 	if dp.TCX() {
 		return dp.Attached(hook, ifindex), nil
 	}
-	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
 	if errors.Is(err, netdev.ErrNotFound) {
 		return false, nil
 	}
-	return there, err
+	return there && id == dp.ProgramID(hook), err
 }
 
 // Flows lists tracked conversations; none while ebnet is not up. Returns
