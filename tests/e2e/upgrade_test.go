@@ -60,10 +60,15 @@ type talking struct {
 	said     atomic.Int64
 }
 
-// startTalk opens n TCP connections, a quarter of each kind, and a torrent of each kind.
-func startTalk(t *testing.T, s *site, n int) *talking {
+// startTalk opens n TCP connections, a quarter of each kind, and a torrent of each kind, one of
+// them at full rate if that is asked for.
+//
+// What one container sends to another's port directly and by way of a published one is to different ports of
+// the other, which sees the same client in both cases.
+func startTalk(t *testing.T, s *site, n int, full bool) *talking {
 	t.Helper()
-	s.Host.Ebnet(t, "expose", s.w1.Endpoint, "8080:80/tcp", "8081:9001/udp", "8082:9002/udp")
+	s.Host.Ebnet(t, "expose", s.w1.Endpoint, "8080:80/tcp", "8083:81/tcp", "8081:9001/udp", "8082:9002/udp")
+	s.w1.Serve(t, 81)
 	kinds := []struct {
 		name   string
 		from   *netlab.Node
@@ -74,7 +79,7 @@ func startTalk(t *testing.T, s *site, n int) *talking {
 	}{
 		{"out", s.w1.Node, at(netlab.InternetAddr, internetPort), at(netlab.InternetAddr, 9000), s.Internet, 9000},
 		{"in", s.Internet, at(netlab.HostAddr, 8080), at(netlab.HostAddr, 8081), s.w1.Node, 9001},
-		{"inside", s.w2.Node, at(netlab.HostAddr, 8080), at(netlab.HostAddr, 8082), s.w1.Node, 9002},
+		{"inside", s.w2.Node, at(netlab.HostAddr, 8083), at(netlab.HostAddr, 8082), s.w1.Node, 9002},
 		{"neighbour", s.w2.Node, at(s.w1.Addr, containerPort), at(s.w1.Addr, 9003), s.w1.Node, 9003},
 	}
 	k := &talking{echoes: make([]*netlab.Echo, n)}
@@ -98,13 +103,16 @@ func startTalk(t *testing.T, s *site, n int) *talking {
 		t.FailNow()
 	}
 	k.say(t, "before")
-	for _, kind := range kinds {
-		k.torrents = append(k.torrents, kind.from.Torrent(t, kind.name, kind.udp, kind.server, kind.port))
-	}
-	for _, torrent := range k.torrents[:1] {
-		if peer := torrent.Peer(); peer.Addr() != netlab.HostAddr {
-			t.Errorf("torrent %s comes from %v", torrent.Name, peer)
+	fastest := rand.IntN(len(kinds))
+	for i, kind := range kinds {
+		pause := time.Millisecond
+		if full && i == fastest {
+			pause = 0
 		}
+		k.torrents = append(k.torrents, kind.from.Torrent(t, kind.name, pause, kind.udp, kind.server, kind.port))
+	}
+	if peer := k.torrents[0].Peer(); peer.Addr() != netlab.HostAddr {
+		t.Errorf("what goes out comes from %v", peer)
 	}
 	return k
 }
@@ -213,45 +221,54 @@ func wantHealthy(t *testing.T, h *netlab.Host) {
 	}
 }
 
-// eachAttachment runs f for both ways to attach and both ways a packet may take.
+// withAttachment runs f on a site of its own, attached by tcx or not.
+func withAttachment(t *testing.T, tcx, mode string, f func(t *testing.T, s *site)) {
+	t.Helper()
+	t.Run("tcx="+tcx+","+mode[2:], func(t *testing.T) {
+		l := netlab.New(t)
+		l.Host.Env = append(l.Host.Env, "EBNET_TCX="+tcx)
+		f(t, newSite(t, l, mode))
+	})
+}
+
+// eachAttachment runs f for both ways to attach, with one way each that a packet may take.
 func eachAttachment(t *testing.T, f func(t *testing.T, s *site)) {
 	t.Helper()
-	for _, tcx := range []string{"on", "off"} {
-		for _, mode := range modes {
-			t.Run("tcx="+tcx+","+mode[2:], func(t *testing.T) {
-				l := netlab.New(t)
-				l.Host.Env = append(l.Host.Env, "EBNET_TCX="+tcx)
-				f(t, newSite(t, l, mode))
-			})
-		}
-	}
+	withAttachment(t, "on", modes[0], f)
+	withAttachment(t, "off", modes[1], f)
 }
 
 // TestPrivilegedUpgradeUnderLoad: another build's up swaps the programs, there and back ten times, under 1,000
 // TCP connections and UDP at full rate. No connection is lost, no datagram is lost or mistranslated.
 func TestPrivilegedUpgradeUnderLoad(t *testing.T) {
 	other := sameLayout.Build(t)
-	eachAttachment(t, func(t *testing.T, s *site) {
-		k := startTalk(t, s, 1000)
-		outside := s.Internet.Sniff(t, s.w1.Addr)
-		k.during(t, func() {
-			for i := range 10 {
-				was := programIDs(t, s.Host)
-				s.Host.Bin = []string{other, ""}[i%2]
-				if out := s.Host.Ebnet(t, "up"); !strings.HasPrefix(out, "up: ") {
-					t.Errorf("up of another build changed nothing: %s", out)
+	under := func(connections, swaps int) func(t *testing.T, s *site) {
+		return func(t *testing.T, s *site) {
+			k := startTalk(t, s, connections, true)
+			outside := s.Internet.Sniff(t, s.w1.Addr)
+			k.during(t, func() {
+				for i := range swaps {
+					was := programIDs(t, s.Host)
+					s.Host.Bin = []string{other, ""}[i%2]
+					if out := s.Host.Ebnet(t, "up"); !strings.HasPrefix(out, "up: ") {
+						t.Errorf("up of another build changed nothing: %s", out)
+					}
+					if now := programIDs(t, s.Host); now == was {
+						t.Errorf("programs are %s still", now)
+					}
 				}
-				if now := programIDs(t, s.Host); now == was {
-					t.Errorf("programs are %s still", now)
-				}
+			})
+			k.check(t)
+			if n := outside.Packets(); n != 0 {
+				t.Errorf("%d packets left with a container's address", n)
 			}
-		})
-		k.check(t)
-		if n := outside.Packets(); n != 0 {
-			t.Errorf("%d packets left with a container's address", n)
+			wantHealthy(t, s.Host)
 		}
-		wantHealthy(t, s.Host)
-	})
+	}
+	withAttachment(t, "on", modes[0], under(1000, 10))
+	withAttachment(t, "on", modes[1], under(200, 4))
+	withAttachment(t, "off", modes[0], under(200, 4))
+	withAttachment(t, "off", modes[1], under(1000, 4))
 }
 
 // TestPrivilegedUpgradeLayout: a build with another layout takes over what it can read, and cuts the rest
@@ -260,7 +277,7 @@ func TestPrivilegedUpgradeLayout(t *testing.T) {
 	records, flows, converted := otherRecords.Build(t), otherFlows.Build(t), convertedFlows.Build(t)
 	eachAttachment(t, func(t *testing.T, s *site) {
 		t.Run("conversations are kept", func(t *testing.T) {
-			k := startTalk(t, s, 200)
+			k := startTalk(t, s, 200, false)
 			k.during(t, func() {
 				for i := range 4 {
 					s.Host.Bin = []string{records, ""}[i%2]
@@ -275,7 +292,7 @@ func TestPrivilegedUpgradeLayout(t *testing.T) {
 			s.Host.Ebnet(t, "unexpose", s.w1.Endpoint)
 		})
 		t.Run("conversations are converted", func(t *testing.T) {
-			k := startTalk(t, s, 200)
+			k := startTalk(t, s, 200, false)
 			k.during(t, func() {
 				s.Host.Bin = converted
 				s.Host.Up(t)
@@ -289,7 +306,7 @@ func TestPrivilegedUpgradeLayout(t *testing.T) {
 			s.Host.Ebnet(t, "unexpose", s.w1.Endpoint)
 		})
 		t.Run("conversations are cut", func(t *testing.T) {
-			k := startTalk(t, s, 40)
+			k := startTalk(t, s, 40, false)
 			for _, torrent := range k.torrents {
 				torrent.Stop()
 			}
@@ -375,7 +392,7 @@ func TestPrivilegedUpgradeKilled(t *testing.T) {
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			random := rand.New(rand.NewPCG(seed, 0))
-			k := startTalk(t, s, 100)
+			k := startTalk(t, s, 100, false)
 			start := time.Now()
 			s.Host.Bin = builds[2]
 			s.Host.Up(t)

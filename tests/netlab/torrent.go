@@ -18,13 +18,15 @@ const torrentWindow = 64
 // torrentPatience is how long a datagram may be under way before it is lost.
 const torrentPatience = 2 * time.Second
 
-// Torrent is a UDP conversation in which both ends send numbered datagrams as fast as the other takes them,
-// until Stop. Each says whose it is, and each end sees where it comes from.
+// Torrent is a UDP conversation in which both ends send numbered datagrams, as fast as the other takes them
+// or at a pace, until Stop. Each says whose it is, and each end sees where it comes from.
 type Torrent struct {
 	Name     string
-	up, down flood // from the client, and to it
+	pause    time.Duration // before each datagram
+	up, down flood         // from the client, and to it
 	stop     chan struct{}
-	wg       sync.WaitGroup
+	senders  sync.WaitGroup
+	wg       sync.WaitGroup // of the receivers
 	socks    [2]*net.UDPConn
 
 	mu    sync.Mutex
@@ -41,10 +43,11 @@ type flood struct {
 
 var torrents atomic.Uint64 // so far, for their ids
 
-// Torrent starts one from a socket of n to remote, where it reaches server at port.
-func (n *Node) Torrent(tb testing.TB, name string, remote netip.AddrPort, server *Node, port uint16) *Torrent {
+// Torrent starts one from a socket of n to remote, where it reaches server at port. With a pause it
+// does not go at full rate.
+func (n *Node) Torrent(tb testing.TB, name string, pause time.Duration, remote netip.AddrPort, server *Node, port uint16) *Torrent {
 	tb.Helper()
-	t := &Torrent{Name: name, stop: make(chan struct{})}
+	t := &Torrent{Name: name, pause: pause, stop: make(chan struct{})}
 	t.up.id, t.down.id = torrents.Add(1), torrents.Add(1)
 	here, err := n.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
 	if err != nil {
@@ -57,10 +60,10 @@ func (n *Node) Torrent(tb testing.TB, name string, remote netip.AddrPort, server
 	}
 	t.socks = [2]*net.UDPConn{here, there}
 	t.down.peer.Store(&remote) // nobody else may answer
-	t.wg.Go(func() { t.send(&t.up, here, func() netip.AddrPort { return remote }) })
+	t.senders.Go(func() { t.send(&t.up, here, func() netip.AddrPort { return remote }) })
 	t.wg.Go(func() { t.receive(&t.up, there) })
 	t.wg.Go(func() { t.receive(&t.down, here) })
-	t.wg.Go(func() { t.send(&t.down, there, func() netip.AddrPort { return t.Peer() }) })
+	t.senders.Go(func() { t.send(&t.down, there, func() netip.AddrPort { return t.Peer() }) })
 	tb.Cleanup(func() { t.Stop() })
 	for end := time.Now().Add(patience); t.down.received.Load() == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -93,6 +96,9 @@ func (t *Torrent) send(f *flood, pc *net.UDPConn, to func() netip.AddrPort) {
 			time.Sleep(time.Millisecond)
 		case open < torrentWindow:
 			waiting = time.Time{}
+			if t.pause > 0 {
+				time.Sleep(t.pause)
+			}
 			number := f.sent.Add(1)
 			text := binary.BigEndian.AppendUint64(nil, f.id)
 			if _, err := pc.WriteToUDPAddrPort(binary.BigEndian.AppendUint64(text, number), remote); err != nil {
@@ -148,6 +154,7 @@ func (t *Torrent) Stop() TorrentReport {
 	case <-t.stop:
 	default:
 		close(t.stop)
+		t.senders.Wait()
 		for end := time.Now().Add(torrentPatience); time.Now().Before(end) && t.underWay() > 0; {
 			time.Sleep(time.Millisecond)
 		}

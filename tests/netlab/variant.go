@@ -21,12 +21,19 @@ type Variant struct {
 	More map[string]string // further Go files, by their paths in the module
 }
 
-// Build builds the variant for the length of the test and returns the path of the binary. Without a compiler
-// that it needs the test is skipped.
+// Build builds the variant, once for all tests, and returns the path of the binary. Without a compiler that
+// it needs the test is skipped.
 func (v Variant) Build(tb testing.TB) string {
 	tb.Helper()
-	root := v.root(tb)
-	b := &variantBuild{tb: tb, root: root, dir: tb.TempDir(), overlay: make(map[string]string)}
+	need(tb)
+	b := &variantBuild{tb: tb, root: v.root(tb), dir: filepath.Join(builds, v.Name), overlay: make(map[string]string)}
+	binary := filepath.Join(b.dir, "ebnet")
+	if _, err := os.Stat(binary); err == nil {
+		return binary
+	}
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		tb.Fatal(err)
+	}
 	if v.ABI != 0 {
 		b.edit("loader/pin.go", map[string]string{"const ABI = 2\n": fmt.Sprintf("const ABI = %d\n", v.ABI)})
 	}
@@ -48,8 +55,7 @@ func (v Variant) Build(tb testing.TB) string {
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	binary := filepath.Join(b.dir, "ebnet-"+v.Name)
-	b.run(root, "go", "build", "-buildvcs=false", "-overlay", list, "-o", binary, "./cmd/ebnet")
+	b.run(b.root, "go", "build", "-buildvcs=false", "-overlay", list, "-o", binary, "./cmd/ebnet")
 	return binary
 }
 
