@@ -52,7 +52,7 @@ func (h *Host) Close() error {
 	}
 	if h.state != nil {
 		errs = append(errs, h.state.close())
-		if h.state.unnamed && h.verb {
+		if h.state.unnamed && h.verb && sameFile(h.lock, h.lock.Name()) {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
 			_ = os.Remove(h.lock.Name())
