@@ -60,7 +60,7 @@ func (h *Host) Ebnet(tb testing.TB, args ...string) string {
 func (h *Host) Up(tb testing.TB, args ...string) {
 	tb.Helper()
 	h.Ebnet(tb, append([]string{"up"}, args...)...)
-	h.remember(tb)
+	h.Remember(tb)
 }
 
 // JSON runs ebnet with -o json and decodes its output into v.

@@ -55,7 +55,7 @@ func (v Variant) Build(tb testing.TB) string {
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	b.run(b.root, "go", "build", "-buildvcs=false", "-overlay", list, "-o", binary, "./cmd/ebnet")
+	b.run(b.root, "go", "build", "-buildvcs=false", "-ldflags=-s -w", "-overlay", list, "-o", binary, "./cmd/ebnet")
 	return binary
 }
 

@@ -44,6 +44,7 @@ type fake struct {
 	dp     *fakeDatapath // nil: not loaded
 
 	handover *loader.Handover // of another version's datapath; nil: there is none
+	former   *fakeDatapath    // that
 
 	changes int // so far
 	failAt  int // the change to fail, from 1; 0: none
@@ -130,7 +131,10 @@ func (f *fake) Load(_ string, cfg loader.Config) (datapath, bool, error) {
 			endpoints: map[uint32]loader.Endpoint{}, services: map[string]service{}, uplinks: map[int]loader.Uplink{},
 		}
 	}
-	f.dp.cfg, f.dp.staged = cfg, f.handover != nil
+	if f.handover != nil && !f.dp.staged {
+		f.dp.staged, f.dp.attached, f.dp.sockets = true, f.former.attached, f.former.sockets
+	}
+	f.dp.cfg = cfg
 	return f.dp, true, nil
 }
 
@@ -152,7 +156,7 @@ func (d *fakeDatapath) Swap() error {
 	if err := d.f.change(); err != nil {
 		return err
 	}
-	d.staged, d.f.handover = false, nil
+	d.staged, d.f.handover, d.f.former = false, nil, nil
 	return nil
 }
 
