@@ -65,6 +65,7 @@ type examination struct {
 	own   map[string]netdev.Link // ours, by alias
 	by    map[int]netdev.Link    // by index
 
+	other    bool   // another version's datapath is loaded
 	check    string // that is being made
 	findings []Finding
 }
@@ -74,7 +75,9 @@ type examination struct {
 func (h *Host) Examine() (Diagnosis, error) {
 	x := &examination{h: h, all: map[string][]*portRecord{}, findings: []Finding{}}
 	var err error
-	if x.dp, err = h.loaded(); err != nil && (!errors.Is(err, loader.ErrOtherVersion) || errors.Is(err, ErrConflict)) {
+	x.dp, err = h.loaded()
+	x.other = errors.Is(err, loader.ErrOtherVersion) && !errors.Is(err, ErrConflict)
+	if err != nil && !x.other {
 		return Diagnosis{}, explain(err)
 	}
 	if x.links, err = h.k.Links(); err != nil {
@@ -152,7 +155,10 @@ func portText(e *endpointRecord, p *portRecord) string {
 }
 
 func (x *examination) datapath() error {
-	if x.dp == nil {
+	switch {
+	case x.other:
+		x.find("datapath", "another version of ebnet loaded it, which this one's commands cannot change", ebnetUp)
+	case x.dp == nil:
 		x.find("datapath", "nothing is loaded: no endpoint reaches anything, and no port is published", ebnetUp)
 	}
 	return nil
