@@ -238,7 +238,7 @@ func (h *host) dropped(reason string) (n uint64) {
 	all, err := h.dp.Drops()
 	must(h.TB, err)
 	for _, d := range all {
-		if d.Reason == reason {
+		if d.Reason == reason && d.Ifindex != 0 {
 			n += d.Packets
 		}
 	}
