@@ -82,6 +82,11 @@ func (p *program) monitor(c *cli.Context) error {
 	case c.IsSet("duration") && c.Duration("duration") <= 0:
 		return usage("--duration", fmt.Sprintf("%s is not more than 0", c.Duration("duration")), "")
 	}
+	if filter.Endpoint != "" {
+		if err := network.CheckName("endpoint", filter.Endpoint); err != nil {
+			return err
+		}
+	}
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT) // see watchFlows
 	notify(interrupted, syscall.SIGTERM, syscall.SIGHUP)
