@@ -3,7 +3,10 @@ package walk
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -29,7 +32,11 @@ type recordedPort struct {
 // readState reads the state file, while nobody else does.
 func (w *Walk) readState() (recorded, error) {
 	r := recorded{networks: map[string]uint32{}, slots: map[string]uint32{}, owners: map[uint32]string{}}
-	db, err := bbolt.Open(filepath.Join(w.lab.Host.State, "ebnet.db"), 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	path := filepath.Join(w.lab.Host.State, "ebnet.db")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return r, nil // nothing has been recorded since the last purge
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
 		return r, err
 	}
@@ -63,11 +70,9 @@ func (r *recorded) indexes(t *bbolt.Tx) error {
 		return nil
 	})
 	count := func(bucket string) int { return t.Bucket([]byte(bucket)).Stats().KeyN }
-	pools := t.Bucket([]byte("ipam")).Stats().InlineBucketN
-	if pools == 0 {
-		_ = t.Bucket([]byte("ipam")).ForEachBucket(func([]byte) error { pools++; return nil })
-	}
-	return firstWrong(err,
+	pools := 0
+	uncounted := t.Bucket([]byte("ipam")).ForEachBucket(func([]byte) error { pools++; return nil })
+	return firstWrong(err, uncounted,
 		differs("count of recorded network ids", count("network_ids"), len(r.networks)),
 		differs("count of recorded memberships", count("members"), len(r.slots)),
 		differs("count of recorded interfaces", count("ifnames"), len(r.slots)),

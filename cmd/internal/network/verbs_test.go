@@ -613,3 +613,16 @@ func unexposes(t *testing.T, h *Host, endpoint string, texts ...string) {
 		t.Errorf("unexpose %v returned %+v, gone are %+v", texts, closed, gone)
 	}
 }
+
+// What a loaded datapath cannot be given is not recorded either, not even for a moment.
+func TestMaxFlowsOfLoadedIsNotRecorded(t *testing.T) {
+	f := newFake()
+	h := openFake(t, t.TempDir(), f)
+	prepareUp(t, h, f)
+	h.state.committing = func() error {
+		t.Error("something was recorded")
+		return nil
+	}
+	_, err := h.Up(UpRequest{MaxFlows: 1000})
+	wantKind(t, err, ErrConflict)
+}
