@@ -84,8 +84,15 @@ func (w *Walk) endpoints() (names []string) {
 	return names
 }
 
-// spaces are the names of the namespaces that exist.
-func (w *Walk) spaces() []string { return slices.Sorted(maps.Keys(w.model.Spaces)) }
+// spaces are the names of the namespaces that exist and that the walk may change.
+func (w *Walk) spaces() (names []string) {
+	for _, name := range sortedKeys(w.model.Spaces) {
+		if w.nodes[name] != nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
 
 // anEndpoint is mostly one that exists.
 func (w *Walk) anEndpoint() string {

@@ -368,3 +368,29 @@ func (m *Model) purge() {
 	*m = newModel()
 	m.Spaces = spaces
 }
+
+// Target is where a published port is reached.
+type Target struct {
+	Protocol string
+	At       netip.AddrPort
+}
+
+// Serving says which endpoint's namespace each published port of the host leads to, by the
+// host's addresses outside.
+func (m *Model) Serving(host ...netip.Addr) map[Target]string {
+	serving := map[Target]string{}
+	m.ports(func(e Endpoint, p Port) {
+		if p.Direct || !m.linked(e) {
+			return
+		}
+		for _, ip := range host {
+			if p.HostIP.IsValid() && p.HostIP != ip {
+				continue
+			}
+			for i := range p.Count {
+				serving[Target{p.Protocol, netip.AddrPortFrom(ip, p.HostPort+uint16(i))}] = e.Space
+			}
+		}
+	})
+	return serving
+}

@@ -23,6 +23,14 @@ type Options struct {
 
 	// Stay leaves out what interrupts everybody's traffic: down, and flushing all flows.
 	Stay bool
+
+	// Entered and Leaving, if not nil, are called when a namespace has been made and
+	// before one is deleted: what has sockets there must close them.
+	Entered, Leaving func(*netlab.Container)
+
+	// Changed, if not nil, is called after each operation with when it was begun and
+	// ended, and the states that it may have passed through; the last one is now.
+	Changed func(begin, end time.Time, states []Model)
 }
 
 // Counts are what a walk has done.
@@ -153,6 +161,9 @@ func (w *Walk) undisturbed(o *op) {
 // perform carries an operation out and follows it in the model.
 func (w *Walk) perform(o *op) {
 	w.tb.Helper()
+	if w.o.Changed != nil {
+		defer func(begin time.Time) { w.o.Changed(begin, time.Now(), append(o.trail, w.model)) }(time.Now())
+	}
 	if o.lab != nil {
 		o.lab()
 		w.model = o.trail[len(o.trail)-1]
@@ -332,18 +343,23 @@ func (w *Walk) Finish() {
 // enter makes a namespace.
 func (w *Walk) enter(name string) {
 	w.tb.Helper()
-	c := w.nodes[name]
-	if c == nil {
+	if c := w.nodes[name]; c == nil {
 		w.nodes[name] = w.lab.Container(w.tb, name)
-		return
+	} else {
+		c.Appear(w.tb)
 	}
-	c.Appear(w.tb)
+	if w.o.Entered != nil {
+		w.o.Entered(w.nodes[name])
+	}
 }
 
 // leave deletes a namespace and waits until the links into it are gone, which the kernel
 // takes its time for.
 func (w *Walk) leave(name string) {
 	w.tb.Helper()
+	if w.o.Leaving != nil {
+		w.o.Leaving(w.nodes[name])
+	}
 	w.nodes[name].Vanish(w.tb)
 	for _, e := range w.model.Endpoints {
 		if e.Space == name && w.model.linked(e) {
@@ -365,3 +381,9 @@ func (w *Walk) awaitGone(endpoint string) {
 		}
 	}
 }
+
+// Kinds are the kinds of operations that were tried, sorted.
+func Kinds(c Counts) []string { return sortedKeys(c.Operations) }
+
+// Outcomes are those that a kind of operation had, sorted.
+func Outcomes(c Counts, kind string) []string { return sortedKeys(c.Operations[kind]) }
