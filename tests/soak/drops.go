@@ -18,23 +18,39 @@ const (
 	atBridge  = "bridge"
 )
 
-// explained are the reasons that what was done gives, by where; all others are unexplained.
-var explained = map[string]map[string]string{
+// cause is why packets are dropped.
+type cause struct {
+	why  string
+	rare bool // at most one in each operation
+}
+
+// explained are the causes that what was done gives, by where and reason; all others are
+// unexplained.
+var explained = map[string]map[string]cause{
 	atRubbish: {
-		"spoofed-address": "it sends from addresses that are not its own",
-		"spoofed-mac":     "it sends from a MAC address that is not its own",
-		"malformed":       "it sends packets with cut headers",
-		"fragment":        "it sends fragments without a first one",
-		"loopback":        "it sends to 127.0.0.0/8",
+		"spoofed-address": {why: "it sends from an address that is not its own"},
+		"spoofed-mac":     {why: "it sends from a MAC address that is not its own"},
+		"malformed":       {why: "it sends packets with cut headers"},
+		"fragment":        {why: "it sends fragments without a first one"},
+		"loopback":        {why: "it sends to 127.0.0.0/8"},
+	},
+	atKept: {
+		"source-not-allowed": {why: "it tries published ports that are open to others only (--from)"},
 	},
 	atWalk: {
-		"unpublished": "they answer datagrams whose port has been closed meanwhile",
-		"no-flow":     "their connections go on for a moment when the port has been closed or flows were flushed",
-		"internal":    "they ask their way out of internal networks too",
+		"unpublished":    {why: "they answer datagrams whose port has been closed meanwhile"},
+		"no-flow":        {why: "their connections go on for a moment when the port has been closed"},
+		"internal":       {why: "they ask their way out of internal networks too"},
+		"unknown-device": {why: "they send while they are removed", rare: true},
 	},
 	atUplink: {
-		"source-not-allowed": "published ports are tried that are open to others only (--from)",
-		"direct-access":      "rubbish from outside goes straight to an endpoint's address",
+		"source-not-allowed": {why: "published ports are tried that are open to others only (--from)"},
+		"direct-access":      {why: "rubbish from outside goes straight to an endpoint's address"},
+		"fragment":           {why: "rubbish from inside, with the fast path off"},
+		"unpublished":        {why: "what endpoints of the walk answer, with the fast path off"},
+		"no-flow":            {why: "what goes on for a moment after a port has been closed, with the fast path off"},
+		"internal":           {why: "endpoints ask their way out of internal networks, with the fast path off"},
+		"spoofed-address":    {why: "an endpoint is removed while its datagram is on its way, with the fast path off", rare: true},
 	},
 }
 
@@ -87,14 +103,18 @@ type dropLine struct {
 	Why     string `json:"why"` // "": unexplained
 }
 
-func (d *drops) lines() []dropLine {
+func (d *drops) lines(operations int) []dropLine {
 	sums := map[dropped]uint64{}
 	for k, n := range d.seen {
 		sums[dropped{where: k.where, reason: k.reason}] += n
 	}
 	var all []dropLine
 	for k, n := range sums {
-		all = append(all, dropLine{k.where, k.reason, n, explained[k.where][k.reason]})
+		c := explained[k.where][k.reason]
+		if c.rare && n > uint64(operations) {
+			c.why = ""
+		}
+		all = append(all, dropLine{k.where, k.reason, n, c.why})
 	}
 	sort.Slice(all, func(i, j int) bool {
 		return fmt.Sprint(all[i].Where, all[i].Reason) < fmt.Sprint(all[j].Where, all[j].Reason)

@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ type history struct {
 	mu       sync.Mutex
 	tenures  map[walk.Target][]tenure
 	arrivals []arrival
+	serving  map[string][]netip.AddrPort // by protocol
 	judged   int
 	wrong    []arrival
 }
@@ -60,7 +62,20 @@ func (h *history) changed(begin, end time.Time, states []map[walk.Target]string)
 			h.begin(target, tenure{space: space, from: begin, to: end}, now[target] == space)
 		}
 	}
+	h.serving = map[string][]netip.AddrPort{}
+	for target := range now {
+		if target.At.Port() != keptPort && target.At.Port() != streamPort { // whose peers do not know questions
+			h.serving[target.Protocol] = append(h.serving[target.Protocol], target.At)
+		}
+	}
 	h.judge(end)
+}
+
+// open are the ports that are published at the moment.
+func (h *history) open(protocol string) []netip.AddrPort {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.serving[protocol]
 }
 
 // begin adds a tenure unless there is one that goes on.

@@ -19,6 +19,7 @@ type report struct {
 
 	Walk          walk.Counts             `json:"walk"`
 	Conversations int64                   `json:"conversations"`
+	Bytes         int64                   `json:"bytes_downloaded"`
 	Lines         int64                   `json:"lines_of_lasting_conversations"`
 	Questions     int64                   `json:"datagrams_to_the_walk"`
 	Answers       int64                   `json:"answers"`
@@ -38,13 +39,15 @@ type streamCounts struct {
 	Lost uint64 `json:"lost"`
 }
 
-func (s *soak) report(took, used time.Duration, ping echoes) *report {
+func (s *soak) report(took, used time.Duration) *report {
 	t := s.traffic
+	t.history.mu.Lock()
+	defer t.history.mu.Unlock()
 	r := &report{
 		V: 1, Kernel: kernelRelease(), Seed: s.seed, Seconds: took.Seconds(), CPUs: used.Seconds() / took.Seconds(), Failures: s.t.Failed(),
-		Walk: s.walk.Counts, Conversations: t.conversations.Load(), Lines: t.said.Load(), Questions: t.datagrams.Load(), Answers: t.answers.Load(),
-		Judged: t.history.judged, Wrong: len(t.history.wrong), Streams: map[string]streamCounts{}, Echoes: ping, Rubbish: t.rubbish.Load(),
-		Drops: s.drops.lines(), Memory: lines(s.samples, s.length >= whole), Samples: s.samples,
+		Walk: s.walk.Counts, Conversations: t.conversations.Load(), Bytes: t.bytes.Load(), Lines: t.said.Load(), Questions: t.datagrams.Load(), Answers: t.answers.Load(),
+		Judged: t.history.judged, Wrong: len(t.history.wrong), Streams: map[string]streamCounts{}, Echoes: s.echoes, Rubbish: t.rubbish.Load(),
+		Drops: s.drops.lines(operations(s.walk.Counts)), Memory: lines(s.samples, s.length >= whole), Samples: s.samples,
 	}
 	for name, st := range s.streams {
 		r.Streams[name] = streamCounts{st.Sent(), st.Lost()}
@@ -57,22 +60,20 @@ func (r *report) String() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("soak: Linux %s, EBNET_SEED=%d, %.0f s at %.2f CPUs", r.Kernel, r.Seed, r.Seconds, r.CPUs)
-	total := 0
 	p("\noperations, by exit status, killed or done (by the lab):")
 	for _, kind := range walk.Kinds(r.Walk) {
 		var outcomes []string
 		for _, o := range walk.Outcomes(r.Walk, kind) {
-			n := r.Walk.Operations[kind][o]
-			total += n
-			outcomes = append(outcomes, fmt.Sprintf("%s %d", o, n))
+			outcomes = append(outcomes, fmt.Sprintf("%s %d", o, r.Walk.Operations[kind][o]))
 		}
 		p("  %-22s %s", kind, strings.Join(outcomes, ", "))
 	}
 	p("  together %d; %d kills (repairs among them), %d repairs; killed commands: %d undone, %d completed, %d in between; %d comparisons of everything",
-		total, r.Walk.Kills, r.Walk.Repairs, r.Walk.Undone, r.Walk.Completed, r.Walk.Between, r.Walk.Checks)
+		operations(r.Walk), r.Walk.Kills, r.Walk.Repairs, r.Walk.Undone, r.Walk.Completed, r.Walk.Between, r.Walk.Checks)
 	p("\ntraffic:")
-	p("  %d conversations, %d lines of those that last; %d datagrams to the walk, %d answers; %d arrivals at its endpoints judged, %d at the wrong one",
-		r.Conversations, r.Lines, r.Questions, r.Answers, r.Judged, r.Wrong)
+	p("  %d conversations, %d MiB downloaded, %d lines in the five conversations that last", r.Conversations, r.Bytes>>20, r.Lines)
+	p("  %d datagrams to ports of the walk and out of its endpoints, %d answers; %d arrivals at its endpoints judged, %d at the wrong one",
+		r.Questions, r.Answers, r.Judged, r.Wrong)
 	for name, s := range r.Streams {
 		p("  stream %-16s %d sent, %d lost", name, s.Sent, s.Lost)
 	}
@@ -90,4 +91,14 @@ func (r *report) String() string {
 		p("%v", l)
 	}
 	return b.String()
+}
+
+// operations is how many were tried.
+func operations(c walk.Counts) (n int) {
+	for _, outcomes := range c.Operations {
+		for _, times := range outcomes {
+			n += times
+		}
+	}
+	return n
 }

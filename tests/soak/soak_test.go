@@ -66,14 +66,18 @@ type soak struct {
 	kept    map[string]*netlab.Container
 	streams map[string]*netlab.Stream
 	pings   *pinger
+	echoes  echoes
 	drops   drops
+	group   *group
 	samples []sample
+	rest    sample // before there was any traffic
 	begin   time.Time
 	used    time.Duration // CPU before
+	told    bool
 }
 
 func newSoak(t *testing.T, length time.Duration, seed uint64) *soak {
-	s := &soak{t: t, length: length, seed: seed, lab: netlab.New(t), drops: drops{map[dropped]uint64{}}}
+	s := &soak{t: t, length: length, seed: seed, group: enterGroup(t), lab: netlab.New(t), drops: drops{map[dropped]uint64{}}}
 	s.traffic = newTraffic(s.lab)
 	t.Cleanup(s.traffic.end)
 	s.walk = walk.New(t, s.lab, walk.Options{
@@ -100,6 +104,7 @@ func newSoak(t *testing.T, length time.Duration, seed uint64) *soak {
 	s.kept = s.walk.Keep("keep", map[string][]walk.Spec{
 		"kserver": one(keptPort, 80), "kclient": nil, "kstream": one(streamPort, 81), rubbishName: nil,
 	})
+	s.rest = takeSample(t, s.lab.Host, s.group, time.Now())
 	return s
 }
 
@@ -136,6 +141,11 @@ func (s *soak) start() {
 		st.WaitFlowing(t)
 	}
 	s.begin, s.used = time.Now(), cpu()
+	t.Cleanup(func() { // what was done until it failed
+		if !s.told {
+			s.tell()
+		}
+	})
 	s.pings = startPing(t, client.Node, netlab.InternetAddr, s.length)
 	for _, from := range []*netlab.Node{inet, client.Node} {
 		if err := s.traffic.askUDP(from); err != nil {
@@ -143,10 +153,14 @@ func (s *soak) start() {
 		}
 		s.traffic.every(func() { s.traffic.askTCP(from) })
 	}
-	s.traffic.every(func() { s.traffic.fetch("a service outside", client.Node, "tcp", outside) })
-	s.traffic.every(func() { s.traffic.fetch("a published port", inet, "tcp", published) })
-	s.traffic.every(func() { s.traffic.fetch("a published port from inside", client.Node, "udp", published) })
-	s.traffic.every(s.sendRubbish())
+	// New conversations at a steady rate: what they hold of memory is to be the same all the time.
+	const steady = 25 * time.Millisecond
+	s.traffic.each(steady, func() { s.traffic.fetch("a service outside", client.Node, "tcp", outside) })
+	s.traffic.each(steady, func() { s.traffic.fetch("a published port", inet, "tcp", published) })
+	s.traffic.each(steady, func() { s.traffic.fetch("a published port from inside", client.Node, "udp", published) })
+	s.traffic.each(steady, s.sendRubbish())
+	s.traffic.every(func() { s.traffic.download(client.Node, outside) })
+	s.traffic.every(func() { s.traffic.download(inet, published) })
 	s.traffic.govern(1)
 }
 
@@ -171,10 +185,8 @@ func (s *soak) sendRubbish() func() {
 	direct := netlab.Frame{From: srv, To: up, Src: outside, Dst: netip.AddrPortFrom(addr, 9), Payload: "x"}
 	i := 0
 	return func() {
-		if i++; i%20 != 0 { // some, beside the rest
-			return
-		}
-		node.ForgeBytes(s.t, "eth0", frames[i/20%len(frames)])
+		i++
+		node.ForgeBytes(s.t, "eth0", frames[i%len(frames)])
 		s.lab.Internet.Forge(s.t, netlab.InternetLink, direct)
 		s.traffic.rubbish.Add(2)
 	}
@@ -198,7 +210,7 @@ func (s *soak) run() {
 		if time.Since(look) > 2*time.Second {
 			look = time.Now()
 			s.drops.look(s.t, s.lab.Host)
-			s.samples = append(s.samples, takeSample(s.t, s.lab.Host, s.begin))
+			s.samples = append(s.samples, takeSample(s.t, s.lab.Host, s.group, s.begin))
 		}
 		s.mustBeUnbroken()
 		time.Sleep(min(time.Since(begin), 100*time.Millisecond)) // half of the load is traffic's
@@ -229,17 +241,13 @@ func (s *soak) mustBeUnbroken() {
 
 // finish ends the traffic, takes away what the walk has made, and tells.
 func (s *soak) finish() {
-	took, used := time.Since(s.begin), cpu()-s.used
 	for _, st := range s.streams {
 		st.WaitFlowing(s.t)
 	}
-	ping := s.pings.wait(s.t)
-	s.traffic.end()
+	s.echoes = s.pings.wait(s.t)
 	s.drops.look(s.t, s.lab.Host)
 	s.mustBeUnbroken()
-	r := s.report(took, used, ping)
-	fmt.Println(r)
-	s.write(r)
+	r := s.tell()
 	for _, l := range r.Memory {
 		if !l.flat() {
 			s.t.Errorf("memory: %s grew by %.0f from the first third to the last one, more than %.0f", l.What, l.Growth, l.Bound)
@@ -251,6 +259,54 @@ func (s *soak) finish() {
 		}
 	}
 	s.walk.Finish()
+	if s.length >= whole {
+		s.mustBeAtRest()
+	}
+}
+
+// What is held at rest: the conversations of the streams, which end with the test, and as
+// much memory as before there was any traffic.
+const (
+	restingFlows = 8
+	restingBytes = 64 << 10 // counters of drops, pages that are filled in part
+)
+
+// mustBeAtRest waits until conversations that are over are gone, and compares what is held
+// then with what was held at first.
+func (s *soak) mustBeAtRest() {
+	s.t.Helper()
+	flows := func() int {
+		for _, m := range s.lab.Host.Status(s.t).Maps {
+			if m.Name == "flows" {
+				return m.Used
+			}
+		}
+		return -1
+	}
+	left := flows()
+	for end := time.Now().Add(2 * time.Minute); left > restingFlows && time.Now().Before(end); left = flows() {
+		time.Sleep(time.Second)
+	}
+	now := takeSample(s.t, s.lab.Host, s.group, s.begin)
+	fmt.Printf("at rest: %d confirmed conversations' directions, %d bytes of maps (at first %d), %d programs (%d), %d links (%d), %d pins (%d)\n",
+		left, now.Maps, s.rest.Maps, now.Programs, s.rest.Programs, now.Links, s.rest.Links, now.Pins, s.rest.Pins)
+	if left > restingFlows {
+		s.t.Errorf("%d entries of conversations stay that are over", left)
+	}
+	if now.Maps > s.rest.Maps+restingBytes || now.Programs > s.rest.Programs || now.Links > s.rest.Links || now.Pins > s.rest.Pins {
+		s.t.Errorf("at rest there is %+v, was %+v before the soak", now, s.rest)
+	}
+}
+
+// tell ends the traffic and prints what was done, once.
+func (s *soak) tell() *report {
+	took, used := time.Since(s.begin), cpu()-s.used
+	s.traffic.end()
+	r := s.report(took, used)
+	fmt.Println(r)
+	s.write(r)
+	s.told = true
+	return r
 }
 
 func (s *soak) write(r *report) {

@@ -29,7 +29,7 @@ type traffic struct {
 	broken    []string
 	listeners map[string][]io.Closer // by namespace of the walk
 
-	conversations, datagrams, answers, said, rubbish atomic.Int64
+	conversations, datagrams, answers, said, rubbish, bytes atomic.Int64
 }
 
 func newTraffic(lab *netlab.Lab) *traffic {
@@ -67,18 +67,43 @@ func (t *traffic) broke(format string, args ...any) {
 	t.broken = append(t.broken, fmt.Sprintf(format, args...))
 }
 
-// every runs work again and again until the end; steps are what the governor holds back.
+// every runs work again and again until the end, as often as the governor lets it.
 func (t *traffic) every(work func()) {
+	t.repeat(func() time.Duration { return time.Duration(t.pause.Load()) }, work)
+}
+
+// each runs work again and again until the end, with a pause that stays the same.
+func (t *traffic) each(pause time.Duration, work func()) {
+	t.repeat(func() time.Duration { return pause }, work)
+}
+
+func (t *traffic) repeat(pause func() time.Duration, work func()) {
 	t.wg.Go(func() {
 		for {
 			select {
 			case <-t.stop:
 				return
-			case <-time.After(time.Duration(t.pause.Load())):
+			case <-time.After(pause()):
 				work()
 			}
 		}
 	})
+}
+
+// bulk is how much one download is.
+const bulk = 256 << 10
+
+// download fetches bytes over a connection, which must arrive as they were sent.
+func (t *traffic) download(from *netlab.Node, at netip.AddrPort) {
+	if err := from.Download(at, bulk); err != nil {
+		select {
+		case <-t.stop:
+		default:
+			t.broke("a download from %v: %v", at, err)
+		}
+		return
+	}
+	t.bytes.Add(bulk)
 }
 
 // keepTalking holds a conversation until the end, which nothing may cut.
@@ -247,7 +272,7 @@ func (t *traffic) askUDP(from *netlab.Node) error {
 		}
 	})
 	t.every(func() {
-		at := netip.AddrPortFrom(anAddress(), hostPort())
+		at := t.aim("udp")
 		if _, err := pc.WriteToUDPAddrPort(ask("udp", at), at); err == nil {
 			t.datagrams.Add(1)
 		}
@@ -259,13 +284,17 @@ func (t *traffic) askUDP(from *netlab.Node) error {
 	return nil
 }
 
-func anAddress() netip.Addr {
-	return []netip.Addr{netlab.HostAddr, netlab.HostAddr2}[rand.IntN(2)]
+// aim is where a port of the walk may be published, mostly where one is.
+func (t *traffic) aim(protocol string) netip.AddrPort {
+	if open := t.history.open(protocol); len(open) > 0 && rand.IntN(4) > 0 {
+		return open[rand.IntN(len(open))]
+	}
+	return netip.AddrPortFrom([]netip.Addr{netlab.HostAddr, netlab.HostAddr2}[rand.IntN(2)], hostPort())
 }
 
 // askTCP opens a connection to a port that may be published.
 func (t *traffic) askTCP(from *netlab.Node) {
-	at := netip.AddrPortFrom(anAddress(), hostPort())
+	at := t.aim("tcp")
 	c, err := from.Dial("tcp", netip.AddrPort{}, at, 100*time.Millisecond)
 	if err != nil {
 		return

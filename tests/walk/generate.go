@@ -504,8 +504,8 @@ func (w *Walk) leaveOp() *op {
 	if name == "" {
 		return nil
 	}
-	o := command(w.model, "netns del "+name, func(m *Model) int { delete(m.Spaces, name); return done })
-	o.lab = func() { w.leave(name) }
+	o := command(w.model, "netns del", func(m *Model) int { delete(m.Spaces, name); return done })
+	o.line, o.lab = "netns del "+name, func() { w.leave(name) }
 	return o
 }
 
@@ -523,8 +523,8 @@ func (w *Walk) enterOp() *op {
 	}
 	w.made++
 	incarnation := w.made
-	o := command(w.model, "netns add "+name, func(m *Model) int { m.Spaces[name] = incarnation; return done })
-	o.lab = func() { w.enter(name) }
+	o := command(w.model, "netns add", func(m *Model) int { m.Spaces[name] = incarnation; return done })
+	o.line, o.lab = "netns add "+name, func() { w.enter(name) }
 	return o
 }
 

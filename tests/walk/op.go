@@ -19,9 +19,9 @@ type op struct {
 	trail []Model
 	code  int
 
-	inside  string // the endpoint of `ebnet run`, whose namespace goes with it
-	lab     func() // done instead of a command
-	aborted bool   // the last state of the trail is not the end of a success
+	inside string // the endpoint of `ebnet run`, whose namespace goes with it
+	lab    func() // done instead of a command
+	line   string // what that is
 }
 
 // player plays an operation on a model, step by step.
@@ -190,7 +190,7 @@ func (p *player) fileEndpoint(e fileEndpoint, prune bool, undo *[]func(*Model) i
 
 // commandLine is the operation as a person would type it.
 func (o *op) commandLine() string {
-	line := o.kind
+	line := o.line
 	if o.args != nil {
 		line = "ebnet"
 		for _, a := range o.args {
