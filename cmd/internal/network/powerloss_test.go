@@ -54,11 +54,24 @@ var powerVerbs = []struct {
 
 const powerEnv = "EBNET_TEST_POWER" // the verb's index and the directory, for the process that is traced
 
-func TestPowerLossVerb(t *testing.T) {
-	index, dir, ok := strings.Cut(os.Getenv(powerEnv), " ")
-	if !ok {
-		t.Skip("SKIP: is for TestPowerLoss to run")
+func TestPowerLoss(t *testing.T) {
+	if index, dir, ok := strings.Cut(os.Getenv(powerEnv), " "); ok {
+		powerVerb(t, index, dir)
+		return
 	}
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("SKIP: needs strace (Debian package strace)")
+	}
+	testDisks(t, filepath.Join(t.TempDir(), "state"), len(powerVerbs))
+	t.Run("migration", func(t *testing.T) {
+		dir := t.TempDir()
+		unpack(t, "schema-1.db.gz", filepath.Join(dir, stateFile))
+		testDisks(t, dir, 1)
+	})
+}
+
+// powerVerb is what the traced process does.
+func powerVerb(t *testing.T, index, dir string) {
 	i, err := strconv.Atoi(index)
 	must(t)(nil, err)
 	h, err := open(Options{StateDir: dir}, ReadWrite, newFake(), time.Second)
@@ -68,26 +81,15 @@ func TestPowerLossVerb(t *testing.T) {
 	must(t)(nil, h.Close())
 }
 
-func TestPowerLoss(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("SKIP: needs strace (Debian package strace)")
-	}
-	testDisks(t, filepath.Join(t.TempDir(), "state"), 0, len(powerVerbs))
-	t.Run("migration", func(t *testing.T) {
-		dir := t.TempDir()
-		unpack(t, "schema-1.db.gz", filepath.Join(dir, stateFile))
-		testDisks(t, dir, 0, 1)
-	})
-}
-
-func testDisks(t *testing.T, dir string, from, to int) {
+// testDisks runs the first verbs.
+func testDisks(t *testing.T, dir string, verbs int) {
 	disks, states := 0, map[string]bool{}
-	for i := from; i < to; i++ {
+	for i := range verbs {
 		d := diskOf(t, dir)
 		trace := filepath.Join(t.TempDir(), "trace")
 		cmd := exec.Command("strace", "-f", "-qq", "-y", "-xx", "-s", "1048576", "-o", trace, "-e",
 			"trace=openat,write,pwrite64,fdatasync,fsync,rename,renameat,renameat2,unlinkat,unlink,rmdir,ftruncate,fallocate,copy_file_range,sendfile,link,linkat",
-			os.Args[0], "-test.run=^TestPowerLossVerb$")
+			os.Args[0], "-test.run=^TestPowerLoss$")
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", powerEnv, i, dir))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", powerVerbs[i].name, err, out)
