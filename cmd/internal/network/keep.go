@@ -55,6 +55,15 @@ func openRegular(path string) (*os.File, error) {
 // replaceIn gives the file called name in dir the content that write writes, or leaves it as it
 // was, also when the power fails. Nobody but ebnet writes into dir.
 func replaceIn(dir, name string, write func(*os.File) error) error {
+	err := renewIn(dir, name, write)
+	if err == nil {
+		err = syncDir(dir)
+	}
+	return err
+}
+
+// renewIn is replaceIn, but that the former content may be back after a failure of power.
+func renewIn(dir, name string, write func(*os.File) error) error {
 	path := filepath.Join(dir, name)
 	fresh := path + freshSuffix
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -74,10 +83,9 @@ func replaceIn(dir, name string, write func(*os.File) error) error {
 	if err == nil {
 		err = os.Rename(fresh, path)
 	}
-	if err == nil {
-		return syncDir(dir)
+	if err != nil {
+		_ = os.Remove(fresh)
 	}
-	_ = os.Remove(fresh)
 	return err
 }
 
@@ -92,10 +100,14 @@ func syncDir(dir string) error {
 
 // copyTo replaces the file called name beside the state by the pages of f that are in use.
 func (s *state) copyTo(name string, f *os.File, size int64) error {
-	return replaceIn(s.dir, name, func(w *os.File) error {
+	return replaceIn(s.dir, name, copyOfPages(f, size))
+}
+
+func copyOfPages(f *os.File, size int64) func(*os.File) error {
+	return func(w *os.File) error {
 		_, err := io.CopyN(w, io.NewSectionReader(f, 0, size), size)
 		return err
-	})
+	}
 }
 
 // copyOf returns the number of the transaction that the copy is of, 0 if there is no copy or it is damaged.
@@ -117,7 +129,8 @@ func (s *state) copyOf() uint64 {
 }
 
 // keepCopy makes the copy what the state is now. It is made after the last commit of a command,
-// when nothing but the copy can fail; then the former one stays.
+// when nothing but the copy can fail; then the former one stays. That it is the newest after a failure of
+// power would take another write of the disk's journal, and the state itself is whole then.
 func (s *state) keepCopy() {
 	err := func() error {
 		f, err := openRegular(s.path())
@@ -133,7 +146,7 @@ func (s *state) keepCopy() {
 		if err != nil {
 			return err
 		}
-		return s.copyTo(stateFile+copySuffix, f, size)
+		return renewIn(s.dir, stateFile+copySuffix, copyOfPages(f, size))
 	}()
 	if err != nil && s.warn != nil {
 		s.warn(fmt.Sprintf("the copy of the state, %s, is older than the state: %s", s.copyPath(), reason(err)))
