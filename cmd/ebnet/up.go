@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebnet/ebnet/cmd/internal/network"
+	"github.com/ebnet/ebnet/cmd/internal/trusted"
 )
 
 func (p *program) upCommand() *cli.Command {
@@ -107,7 +109,7 @@ func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
 func (p *program) readConfig(path string) (*network.Config, error) {
 	in := p.stdin
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := trusted.Open(path)
 		if err != nil {
 			return nil, fileError(path, err)
 		}
@@ -123,6 +125,8 @@ func fileError(path string, err error) error {
 	switch {
 	case os.IsNotExist(err):
 		e.Why, e.Kind = "does not exist", network.ErrNotFound
+	case errors.Is(err, trusted.ErrLink):
+		e.Why = errors.Unwrap(err).Error()
 	case os.IsPermission(err):
 		e.Why, e.Kind = "is not readable to this user", network.ErrUnsupported
 	}
