@@ -59,9 +59,13 @@ var rules = map[string]rule{
 		why:     "addresses are pure decisions, but for the store",
 		outside: []string{bolt},
 	},
+	"cmd/internal/trusted": {
+		why:     "who may turn a path is a question of the file system alone",
+		outside: []string{sys},
+	},
 	"cmd/internal/network": {
 		why:     "the sentences of the product are the only place where the parts meet",
-		ours:    []string{"loader", "loader/netdev", "ipam"},
+		ours:    []string{"loader", "loader/netdev", "ipam", "cmd/internal/trusted"},
 		outside: []string{bolt, sys, yamlModule},
 	},
 	"cmd/internal/bench": {
@@ -75,7 +79,7 @@ var rules = map[string]rule{
 	},
 	"cmd/ebnet": {
 		why:     "commands are flags, a call and printing; loader and ipam are there for their sentinels",
-		ours:    []string{"cmd/internal/network", "cmd/internal/bench", "cmd/internal/bench/report", "loader", "ipam"},
+		ours:    []string{"cmd/internal/network", "cmd/internal/bench", "cmd/internal/bench/report", "cmd/internal/trusted", "loader", "ipam"},
 		outside: []string{cli, sys},
 		testing: []string{prometheus}, // what is written is read by its parser; it would make each command heavier
 	},
