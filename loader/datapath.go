@@ -52,6 +52,9 @@ func Load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 	if errors.Is(err, ErrUnsupported) {
 		err = nameMissing(err)
 	}
+	if err == nil {
+		err = dp.forgetListeners()
+	}
 	return dp, changed, err
 }
 
@@ -276,7 +279,7 @@ func (l layout) removeStale(spec *ebpf.CollectionSpec) error {
 func prepare(pins layout) error {
 	d := newDatapath(pins)
 	defer func() { _ = d.Close() }()
-	for _, name := range transient { // as versions pinned them that did not know better
+	for _, name := range slices.Concat(transient, former) { // as other versions pin them
 		if err := os.Remove(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", pins.mapPin(name), err)
 		}

@@ -94,6 +94,7 @@ type Status struct {
 		Reason   string `json:"reason"`
 		Packets  uint64 `json:"packets"`
 	} `json:"drops"`
+	Listeners int `json:"listeners"`
 }
 
 // Status returns the state of the datapath.

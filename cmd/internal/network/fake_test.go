@@ -127,7 +127,8 @@ func (f *fake) Load(_ string, cfg loader.Config) (datapath, bool, error) {
 	}
 	if f.dp == nil {
 		f.dp = &fakeDatapath{
-			f: f, attached: map[loader.Attachment]bool{}, networks: map[uint32]loader.Network{},
+			heard: &fakeListener{},
+			f:     f, attached: map[loader.Attachment]bool{}, networks: map[uint32]loader.Network{},
 			endpoints: map[uint32]loader.Endpoint{}, services: map[string]service{}, uplinks: map[int]loader.Uplink{},
 		}
 	}
@@ -358,6 +359,7 @@ type fakeDatapath struct {
 	uplinks   map[int]loader.Uplink
 	flows     []loader.Flow
 	drops     []loader.Drops
+	heard     *fakeListener
 	sources   loader.PortSet
 	shares    []loader.Share
 
@@ -563,6 +565,16 @@ func (d *fakeDatapath) FlushFlows(match func(loader.Flow) bool) (int, error) {
 
 func (d *fakeDatapath) Drops() ([]loader.Drops, error) { return d.drops, nil }
 func (d *fakeDatapath) ForgetDrops(int) error          { return nil }
+
+func (d *fakeDatapath) ForgetEndpointDrops(loader.Endpoint) error { return nil }
+
+func (d *fakeDatapath) Listen(want loader.Wanted) (listener, error) {
+	d.heard.wanted = append(d.heard.wanted, want)
+	return d.heard, d.heard.err
+}
+
+func (d *fakeDatapath) Listeners() (int, error) { return len(d.heard.wanted), nil }
+
 func (d *fakeDatapath) Usage() ([]loader.MapUse, error) {
 	if d.f.ill.usage != nil {
 		return d.f.ill.usage, nil

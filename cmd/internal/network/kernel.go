@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/ebnet/ebnet/loader"
 	"github.com/ebnet/ebnet/loader/netdev"
@@ -48,8 +49,30 @@ type datapath interface {
 	FlushFlows(match func(loader.Flow) bool) (int, error)
 	Drops() ([]loader.Drops, error)
 	ForgetDrops(ifindex int) error
+	ForgetEndpointDrops(e loader.Endpoint) error
+	Listen(want loader.Wanted) (listener, error)
+	Listeners() (int, error)
 	Usage() ([]loader.MapUse, error)
 	Sweep() (loader.Sweep, error)
+}
+
+// listener is what the package uses of *loader.Listener.
+type listener interface {
+	Next(deadline time.Time) (loader.Event, error)
+	Want(want loader.Wanted) error
+	NotTold() (loader.NotTold, error)
+	Close() error
+}
+
+// pinned is *loader.Datapath, whose listeners are what the package calls so.
+type pinned struct{ *loader.Datapath }
+
+func (p pinned) Listen(want loader.Wanted) (listener, error) {
+	l, err := p.Datapath.Listen(want)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // kernel is everything the package asks of the host it runs on; tests fake it.
@@ -114,7 +137,7 @@ func (linux) Load(bpffs string, cfg loader.Config) (datapath, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return dp, changed, nil
+	return pinned{dp}, changed, nil
 }
 
 func (linux) Open(bpffs string) (datapath, error) {
@@ -122,7 +145,7 @@ func (linux) Open(bpffs string) (datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dp, nil
+	return pinned{dp}, nil
 }
 
 func (linux) Remove(bpffs string) error                             { return loader.Remove(bpffs) }
