@@ -117,16 +117,8 @@ func (d *Datapath) Attached(hook Hook, ifindex int) bool {
 	if err != nil || info.TCX() == nil || int(info.TCX().Ifindex) != ifindex {
 		return false
 	}
-	prog, err := d.program(hook)
-	if err != nil {
-		return false
-	}
-	pi, err := prog.Info()
-	if err != nil {
-		return false
-	}
-	id, ok := pi.ID()
-	return ok && id == info.Program
+	id, err := d.programID(hook)
+	return err == nil && id == info.Program
 }
 
 // Program is somebody's program on a hook.
@@ -174,7 +166,16 @@ func (d *Datapath) Ahead(hook Hook, ifindex int) ([]Program, error) {
 	return nil, nil // ours has just gone
 }
 
+// ProgramID returns the kernel's id of a hook's program, as filters name it.
+func (d *Datapath) ProgramID(hook Hook) (int, error) {
+	id, err := d.programID(hook)
+	return int(id), err
+}
+
 func (d *Datapath) programID(hook Hook) (ebpf.ProgramID, error) {
+	if id, known := d.ids[hook]; known {
+		return id, nil
+	}
 	prog, err := d.program(hook)
 	if err != nil {
 		return 0, err
@@ -184,6 +185,7 @@ func (d *Datapath) programID(hook Hook) (ebpf.ProgramID, error) {
 		return 0, fmt.Errorf("inspect program %s: %w", hook, permission(err))
 	}
 	id, _ := info.ID()
+	d.ids[hook] = id
 	return id, nil
 }
 

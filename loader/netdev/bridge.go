@@ -94,13 +94,13 @@ func ensureBridge(h *netlink.Handle, b Bridge) (ifindex int, changed bool, err e
 }
 
 // claim returns ErrExists unless l is the bridge of b.Network. One without an
-// alias but with the MAC is: the alias cannot be set in the request that creates
-// a device, so it is what a crash between the two leaves.
+// alias of ebnet's but with the MAC is: the alias cannot be set in the request that creates
+// a device, so it is what a crash between the two leaves, and others can change it.
 func (b Bridge) claim(l Link) error {
 	switch {
 	case l.Kind != "bridge":
 		return fmt.Errorf("%w, and is no bridge but a %s", ErrExists, l.Kind)
-	case l.Alias == b.alias(), l.Alias == "" && bytes.Equal(l.MAC, b.MAC):
+	case l.Alias == b.alias(), !l.Ours() && bytes.Equal(l.MAC, b.MAC):
 		return nil
 	case l.Ours():
 		return fmt.Errorf("%w as the bridge of network %s", ErrExists, l.Alias[len(AliasPrefix):])

@@ -128,17 +128,31 @@ func (h *Host) mustBeUp(what string) (datapath, error) {
 // attach attaches the hook's program to the device in the way the kernel has.
 // changed is false if it runs there already.
 func (h *Host) attach(dp datapath, hook loader.Hook, ifindex int) (changed bool, err error) {
-	if dp.TCX() {
-		if dp.Attached(hook, ifindex) {
-			return false, nil
-		}
+	there, err := h.attached(dp, hook, ifindex)
+	switch {
+	case there || err != nil:
+		return false, err
+	case dp.TCX():
 		return true, dp.Attach(hook, ifindex)
 	}
-	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
-	if there || err != nil {
+	return true, h.attachFilter(dp, hook, ifindex)
+}
+
+// attached reports whether the hook's program, as it is pinned now, runs at the device.
+func (h *Host) attached(dp datapath, hook loader.Hook, ifindex int) (bool, error) {
+	if dp.TCX() {
+		return dp.Attached(hook, ifindex), nil
+	}
+	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+	if errors.Is(err, netdev.ErrNotFound) {
+		return false, nil
+	}
+	if !there || err != nil {
 		return false, err
 	}
-	return true, h.attachFilter(dp, hook, ifindex)
+	// Filters outlive pins: one may be a program whose maps nobody fills any more.
+	own, err := dp.ProgramID(hook)
+	return own == id, err
 }
 
 func (h *Host) attachFilter(dp datapath, hook loader.Hook, ifindex int) error {
@@ -174,7 +188,7 @@ func (h *Host) renewFilters(dp datapath) error {
 	}
 	for ifindex, hooks := range at {
 		for _, hook := range hooks {
-			there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+			_, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
 			if err == nil && there {
 				err = h.attachFilter(dp, hook, ifindex)
 			}

@@ -15,12 +15,15 @@ type datapath interface {
 	Config() loader.Config
 	TCX() bool
 	ProgramFD(hook loader.Hook) int
+	ProgramID(hook loader.Hook) (int, error)
 	Attach(hook loader.Hook, ifindex int) error
 	Detach(hook loader.Hook, ifindex int) error
 	Attachments() ([]loader.Attachment, error)
 	Attached(hook loader.Hook, ifindex int) bool
 	Ahead(hook loader.Hook, ifindex int) ([]loader.Program, error)
 	Current() (bool, error)
+	Compare(want loader.Contents) ([]loader.Deviation, error)
+	Settle(want loader.Contents) ([]loader.Deviation, error)
 	PutNetwork(n loader.Network) error
 	DeleteNetwork(n loader.Network) error
 	Networks() ([]uint32, error)
@@ -72,9 +75,16 @@ type kernel interface {
 	CurrentNS() (*netdev.NS, error)
 	CloseNS(ns *netdev.NS)
 
+	// NSCookie and BootID tell whether a namespace is the one that was recorded.
+	NSCookie(ns *netdev.NS) (uint64, error)
+	BootID() (string, error)
+
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
-	FilterAttached(ifindex int, ingress bool) (bool, error)
+	FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error)
+
+	CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
+	RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
 
 	// What is only looked at, by `ebnet doctor`.
 	OtherLayouts(bpffs string) ([]string, error)
@@ -158,9 +168,17 @@ func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
 	return netdev.FiltersAhead(ifindex, ingress)
 }
 
-func (linux) FilterAttached(ifindex int, ingress bool) (bool, error) {
-	_, ok, err := netdev.FilterAttached(ifindex, ingress)
-	return ok, err
+func (linux) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
+	return netdev.FilterAttached(ifindex, ingress)
+}
+
+func (linux) NSCookie(ns *netdev.NS) (uint64, error) { return ns.Cookie() }
+func (linux) BootID() (string, error)                { return netdev.BootID() }
+
+func (linux) CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error) { return netdev.CheckVeths(vs) }
+
+func (linux) RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error) {
+	return netdev.RepairVeths(vs)
 }
 
 func (linux) PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error) {

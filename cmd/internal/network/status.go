@@ -2,7 +2,6 @@ package network
 
 import (
 	"cmp"
-	"errors"
 	"math"
 	"net/netip"
 	"os"
@@ -200,17 +199,6 @@ func (h *Host) uplinkInfos(dp datapath, byIndex map[int]netdev.Link) ([]UplinkIn
 		infos = append(infos, info)
 	}
 	return infos, nil
-}
-
-func (h *Host) attached(dp datapath, hook loader.Hook, ifindex int) (bool, error) {
-	if dp.TCX() {
-		return dp.Attached(hook, ifindex), nil
-	}
-	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
-	if errors.Is(err, netdev.ErrNotFound) {
-		return false, nil
-	}
-	return there, err
 }
 
 // Flows lists tracked conversations; none while ebnet is not up. Returns
