@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -167,7 +168,38 @@ func repairBridgeIP(h *netlink.Handle, b Bridge, have Link) (changed bool, err e
 		}
 		changed = true
 	}
-	return changed, nil
+	missing, err := missingRoutes(h, b, have.Index)
+	if err != nil {
+		return changed, err
+	}
+	for _, p := range missing {
+		if err := addSubnetRoute(h, have.Index, p); err != nil {
+			return changed, err
+		}
+	}
+	return changed || len(missing) > 0, nil
+}
+
+// missingRoutes returns the gateways to whose subnets no route leads by the bridge. The kernel adds them with
+// the addresses, and not again.
+func missingRoutes(h *netlink.Handle, b Bridge, ifindex int) (missing []netip.Prefix, err error) {
+	for _, p := range b.Addrs {
+		if p.IsSingleIP() {
+			continue
+		}
+		family := netlink.FAMILY_V4
+		if p.Addr().Is6() {
+			family = netlink.FAMILY_V6
+		}
+		routes, err := retryDump(func() ([]netlink.Route, error) { return h.RouteList(linkRef(ifindex), family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes of %s: %w", b.Name, sentinel(err))
+		}
+		if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return fromIPNet(r.Dst) == p.Masked() }) {
+			missing = append(missing, p)
+		}
+	}
+	return missing, nil
 }
 
 // setBridge creates the bridge (ifindex 0) or sets the options of an existing

@@ -52,8 +52,11 @@ func (x *examination) unhooked(hooked []int) error {
 	if err != nil {
 		return err
 	}
+	own := func(l netdev.Uplink) bool {
+		return slices.ContainsFunc(x.nets, func(n *networkRecord) bool { return n.Bridge == l.Name })
+	}
 	for _, l := range append(wanted, sides...) {
-		if l.Ethernet && !slices.Contains(hooked, l.Ifindex) && len(hooked) < maxDevices {
+		if l.Ethernet && !own(l) && !slices.Contains(hooked, l.Ifindex) && len(hooked) < maxDevices {
 			x.find("device "+l.Name, "it leads outside or to another engine's containers, and came after the last `ebnet up`: "+
 				"nothing that goes by it is translated", ebnetUp)
 		}
@@ -102,6 +105,8 @@ func bridgeHarm(wrong string) string {
 		return "the kernel answers no route to endpoints: none of them gets out. Writing net.ipv4.ip_forward resets it on all devices"
 	case strings.Contains(wrong, "rp_filter"):
 		return "the host drops what endpoints send it where the way back differs"
+	case strings.Contains(wrong, "route"):
+		return "the host does not reach the endpoints, and packets for them do not go in by way of the bridge"
 	case strings.Contains(wrong, "address"):
 		return "it is what endpoints know as their gateway"
 	}

@@ -65,6 +65,7 @@ type bringUp struct {
 	fresh   bool // nothing was loaded before
 	was     hostRecord
 	host    hostRecord
+	own     []string       // the bridges of what is recorded
 	created *networkRecord // the default network, if it was not recorded
 	uplinks []netdev.Uplink
 	sides   []netdev.Uplink // not outside, but hooked as uplinks are
@@ -102,7 +103,13 @@ func (u *bringUp) warn(format string, args ...any) {
 // to an earlier Up, else what looks like one.
 func (u *bringUp) findUplinks(r UpRequest) error {
 	err := u.h.state.view(func(t *tx) (err error) {
-		u.was, err = t.host()
+		if u.was, err = t.host(); err != nil {
+			return err
+		}
+		networks, err := list[networkRecord](t, networksBucket)
+		for _, n := range networks {
+			u.own = append(u.own, n.Bridge)
+		}
 		return err
 	})
 	if err != nil {
@@ -157,6 +164,9 @@ func (u *bringUp) detect() error {
 		return err
 	}
 	for _, l := range found {
+		if slices.Contains(u.own, l.Name) {
+			continue // somebody has changed its alias
+		}
 		if !l.Ethernet {
 			u.warn("device %s: passed over: it is no Ethernet device", l.Name)
 			continue
@@ -179,7 +189,7 @@ func (u *bringUp) findSides() error {
 	u.host.Sides = nil
 	for i, l := range found {
 		named := slices.ContainsFunc(u.uplinks, func(o netdev.Uplink) bool { return o.Ifindex == l.Ifindex })
-		if named || !l.Ethernet {
+		if named || !l.Ethernet || slices.Contains(u.own, l.Name) {
 			continue
 		}
 		if len(u.uplinks)+len(u.sides) == maxDevices {
@@ -346,7 +356,7 @@ func (u *bringUp) apply(w *work) error {
 	for _, e := range u.endpoints {
 		steps = append(steps, u.endpointSteps(networks[e.Network], e)...)
 	}
-	steps = append(steps, u.contentsStep(networks), u.socketStep(), step{do: u.tidyAttachments}, u.settleStep(), u.h.reserveStep())
+	steps = append(steps, u.contentsStep(networks), u.socketStep(), step{do: u.tidyAttachments}, u.settleStep(), step{do: u.reservePorts})
 	if err := w.do(steps...); err != nil {
 		return err
 	}
@@ -690,6 +700,22 @@ func (u *bringUp) contentsStep(networks map[string]*networkRecord) step {
 		}
 		return err
 	}}
+}
+
+// reservePorts is of Host, and tells whether that changed something.
+func (u *bringUp) reservePorts() error {
+	before, err := u.h.k.LocalReservedPorts()
+	if err == nil {
+		err = u.h.reservePorts()
+	}
+	if err != nil {
+		return err
+	}
+	after, err := u.h.k.LocalReservedPorts()
+	if !slices.Equal(before, after) {
+		u.changed()
+	}
+	return err
 }
 
 func (u *bringUp) contents(networks map[string]*networkRecord) (want loader.Contents, err error) {
