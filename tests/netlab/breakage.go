@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -136,6 +138,49 @@ func (l *Lab) RemountBPF(tb testing.TB) {
 	}
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
 		tb.Fatalf("mount a bpf file system: %v", err)
+	}
+}
+
+// OtherBoot makes the state one that was written before the machine was booted: of all that a reboot does it
+// is what cannot be done to a namespace.
+func (h *Host) OtherBoot(tb testing.TB) {
+	tb.Helper()
+	db, err := bbolt.Open(filepath.Join(h.State, "ebnet.db"), 0o600, &bbolt.Options{Timeout: patience})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer db.Close()
+	boot := regexp.MustCompile(`"boot":"[^"]+"`)
+	err = db.Update(func(t *bbolt.Tx) error {
+		changed := map[string][]byte{}
+		b := t.Bucket([]byte("endpoints"))
+		if err := b.ForEach(func(k, v []byte) error {
+			if !boot.Match(v) {
+				return fmt.Errorf("no boot in the record of %s: %s", k, v)
+			}
+			changed[string(k)] = boot.ReplaceAll(v, []byte(`"boot":"00000000-0000-0000-0000-000000000000"`))
+			return nil
+		}); err != nil {
+			return err
+		}
+		for k, v := range changed {
+			if err := b.Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Renoted is for a test that makes a device of the host anew: its index at the end may be what it is now.
+func (l *Lab) Renoted(tb testing.TB) {
+	tb.Helper()
+	now := l.Host.Links(tb)
+	for name := range l.firstLinks {
+		l.firstLinks[name] = now[name]
 	}
 }
 
