@@ -399,6 +399,7 @@ func TestPrivilegedRepairMaps(t *testing.T) {
 			"foreign": func(m *netlab.Map, key, value []byte) {
 				if slices.Contains([]string{"networks", "inner", "nears", "near_uplinks", "ports"}, name) {
 					key[0] ^= 2 // another place of an array
+					value[len(value)/2] ^= 0xff
 				} else {
 					key[len(key)/2] ^= 1
 				}
@@ -441,9 +442,9 @@ func TestPrivilegedRepairMaps(t *testing.T) {
 				}
 				p.up(t, true)
 				p.lasts(t)
-				p.up(t, false)
 			})
 		}
+		p.up(t, false)
 	}
 	t.Run("what is known of the load", func(t *testing.T) {
 		m := p.Host.Map(t, "about")
