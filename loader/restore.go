@@ -40,7 +40,7 @@ func (d *Datapath) complete() bool {
 			return false
 		}
 	}
-	return there(d.pins.links())
+	return there(d.links.links())
 }
 
 // restoreMaps pins maps again whose pin was removed, if programs of ours still use them, so that

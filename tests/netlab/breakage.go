@@ -40,7 +40,7 @@ func (h *Host) PinNames(tb testing.TB, dir string) (names []string) {
 // Unpin removes the pins that match, as "links/from_container-*".
 func (h *Host) Unpin(tb testing.TB, pattern string) {
 	tb.Helper()
-	h.remember(tb)
+	h.Remember(tb)
 	for _, path := range h.pins(tb, pattern) {
 		if err := os.RemoveAll(path); err != nil {
 			tb.Fatal(err)
@@ -71,7 +71,7 @@ type Map struct {
 // Map opens a map; it is closed when the test ends.
 func (h *Host) Map(tb testing.TB, name string) *Map {
 	tb.Helper()
-	h.remember(tb)
+	h.Remember(tb)
 	m, err := ebpf.LoadPinnedMap(h.pins(tb, "maps/"+name)[0], nil)
 	if err != nil {
 		tb.Fatal(err)
@@ -131,7 +131,7 @@ func (m *Map) Zero() []byte { return make([]byte, m.m.ValueSize()) }
 // as a reboot does.
 func (l *Lab) RemountBPF(tb testing.TB) {
 	tb.Helper()
-	l.Host.remember(tb)
+	l.Host.Remember(tb)
 	dir := filepath.Join(l.dir, "bpf")
 	if err := unmount(dir); err != nil {
 		tb.Fatalf("unmount %s: %v", dir, err)

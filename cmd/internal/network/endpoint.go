@@ -336,7 +336,7 @@ func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpoint
 		return steps, nil
 	}
 	if len(ports) > 0 {
-		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
+		steps = append(steps, h.unpublishStep(dp, n, e, ports))
 	}
 	return append(steps, h.unlinkSteps(dp, n, e)...), nil
 }
@@ -386,7 +386,9 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			return h.reconnect(n, e)
 		},
 	}, {do: func() error {
-		_ = dp.ForgetDrops(index) // a counter more is no harm
+		gone := e.datapath(n.ID)
+		gone.Ifindex = index
+		_ = dp.ForgetEndpointDrops(gone) // a counter more is no harm
 		return nil
 	}}}
 }

@@ -36,7 +36,7 @@ func open(o Options, access Access, k kernel, wait time.Duration) (*Host, error)
 		return nil, err
 	}
 	h := &Host{o: o, k: k, lock: lock, verb: verb}
-	if h.state, err = openState(o.StateDir, access == ReadOnly); err != nil {
+	if h.state, err = openState(o, access); err != nil {
 		_ = h.Close()
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (h *Host) Close() error {
 	}
 	if h.state != nil {
 		errs = append(errs, h.state.close())
-		if h.state.unnamed && h.verb {
+		if h.state.unnamed && h.verb && sameFile(h.lock, h.lock.Name()) {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
 			_ = os.Remove(h.lock.Name())
@@ -67,7 +67,7 @@ func (h *Host) Close() error {
 	return errors.Join(errs...)
 }
 
-// datapath opens what is loaded, once. Returns loader.ErrNotLoaded, or
+// datapath opens what is loaded, once. Returns loader.ErrNotLoaded, loader.ErrOtherVersion, or
 // ErrConflict if that serves another namespace: the devices here are not those
 // that the state speaks of.
 func (h *Host) datapath() (datapath, error) {
@@ -75,6 +75,9 @@ func (h *Host) datapath() (datapath, error) {
 		return h.dp, nil
 	}
 	dp, err := h.k.Open(h.o.BPFFS)
+	if errors.Is(err, loader.ErrOtherVersion) {
+		return nil, errors.Join(h.checkNamespace(), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,19 +138,9 @@ func (h *Host) attach(dp datapath, hook loader.Hook, ifindex int) (changed bool,
 	case dp.TCX():
 		return true, dp.Attach(hook, ifindex)
 	}
-	return true, h.attachFilter(dp, hook, ifindex)
-}
-
-// attached reports whether the hook's program, as it is pinned now, runs at the device.
-func (h *Host) attached(dp datapath, hook loader.Hook, ifindex int) (bool, error) {
-	if dp.TCX() {
-		return dp.Attached(hook, ifindex), nil
-	}
 	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
-	if errors.Is(err, netdev.ErrNotFound) {
-		return false, nil
-	}
-	if !there || err != nil {
+	// Of another version's datapath that still is in charge the filters are right as they are.
+	if there && (dp.Staged() || id == dp.ProgramID(hook)) || err != nil {
 		return false, err
 	}
 	// Filters outlive pins: one may be a program whose maps nobody fills any more.
