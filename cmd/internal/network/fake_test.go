@@ -376,8 +376,6 @@ func (d *fakeDatapath) ProgramFD(loader.Hook) int { return 99 }
 func (d *fakeDatapath) ProgramID(loader.Hook) int { return fakeProgram }
 func (d *fakeDatapath) Staged() bool              { return d.staged }
 
-func (d *fakeDatapath) ProgramID(loader.Hook) (int, error) { return 99, nil }
-
 func (d *fakeDatapath) Attach(hook loader.Hook, ifindex int) error {
 	if err := d.f.change(); err != nil {
 		return err

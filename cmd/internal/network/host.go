@@ -131,11 +131,10 @@ func (h *Host) mustBeUp(what string) (datapath, error) {
 // attach attaches the hook's program to the device in the way the kernel has.
 // changed is false if it runs there already.
 func (h *Host) attach(dp datapath, hook loader.Hook, ifindex int) (changed bool, err error) {
-	there, err := h.attached(dp, hook, ifindex)
-	switch {
-	case there || err != nil:
-		return false, err
-	case dp.TCX():
+	if dp.TCX() {
+		if dp.Attached(hook, ifindex) {
+			return false, nil
+		}
 		return true, dp.Attach(hook, ifindex)
 	}
 	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
@@ -143,9 +142,7 @@ func (h *Host) attach(dp datapath, hook loader.Hook, ifindex int) (changed bool,
 	if there && (dp.Staged() || id == dp.ProgramID(hook)) || err != nil {
 		return false, err
 	}
-	// Filters outlive pins: one may be a program whose maps nobody fills any more.
-	own, err := dp.ProgramID(hook)
-	return own == id, err
+	return true, h.attachFilter(dp, hook, ifindex)
 }
 
 func (h *Host) attachFilter(dp datapath, hook loader.Hook, ifindex int) error {

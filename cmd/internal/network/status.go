@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"errors"
 	"math"
 	"net/netip"
 	"os"
