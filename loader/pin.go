@@ -92,11 +92,33 @@ func existingParent(path string) string {
 	return path
 }
 
-// Remove takes all links, programs and maps below bpffs away, links first so that
+// Remove takes all links, programs and maps below bpffs away, of other layouts too, links first so that
 // no program runs on half the maps. clsact filters go with their devices or by
 // package netdev. Removing nothing is no error.
 func Remove(bpffs string) error {
-	l := layoutOf(bpffs)
+	all, err := layouts(bpffs)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if err := l.remove(); err != nil {
+			return err
+		}
+	}
+	if mountedByUs(bpffs) {
+		if err := unix.Unmount(bpffs, 0); err != nil {
+			return fmt.Errorf("unmount %s: %w", bpffs, err)
+		}
+	}
+	if err := os.Remove(bpffs); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
+		!errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
+	}
+	return nil
+}
+
+// remove is Remove for one layout.
+func (l layout) remove() error {
 	entries, err := os.ReadDir(l.links())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 		return fmt.Errorf("list links: %w", permission(err))
@@ -110,15 +132,6 @@ func Remove(bpffs string) error {
 		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", dir, permission(err))
 		}
-	}
-	if mountedByUs(bpffs) {
-		if err := unix.Unmount(bpffs, 0); err != nil {
-			return fmt.Errorf("unmount %s: %w", bpffs, err)
-		}
-	}
-	if err := os.Remove(bpffs); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
-		!errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ func (p *program) app() *cli.App {
 			p.networkCommand(),
 			p.connectCommand(), p.disconnectCommand(), p.endpointCommand(), p.runCommand(),
 			p.exposeCommand(), p.unexposeCommand(), p.portsCommand(),
-			p.flowsCommand(), p.statsCommand(), p.metricsCommand(), p.graphCommand(),
+			p.flowsCommand(), p.statsCommand(), p.monitorCommand(), p.metricsCommand(), p.graphCommand(),
 			p.benchCommand(),
 			p.versionCommand(), p.completionCommand(),
 		},

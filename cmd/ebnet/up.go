@@ -19,6 +19,8 @@ func (p *program) upCommand() *cli.Command {
 		Description: describe("Loads the datapath or replaces it in place, hooks the uplinks, creates the network\n"+
 			"default if there is none, applies everything recorded and repairs what differs.\n"+
 			"It may run at any time, any number of times.\n\n"+
+			"Programs of another version are replaced under the running connections. If their\n"+
+			"conversations cannot be carried over, it says so and changes nothing without --yes.\n\n"+
 			"Timeouts: "+strings.Join(network.TimeoutNames(), ", ")+".",
 			"ebnet up",
 			"ebnet up --uplink eth0 --fast-path=off",
@@ -31,6 +33,7 @@ func (p *program) upCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-flows", Usage: "`N` confirmed conversations at most", DefaultText: "as recorded, else 262144"},
 			&cli.BoolFlag{Name: "restore", Usage: "first put the copy of the last good state in the place of a damaged one, which is kept", DisableDefaultText: true},
 			&cli.StringSliceFlag{Name: "timeout", Usage: "`NAME=DURATION` that a silent conversation lives, as 90s, 2h or default; may be repeated (default: as recorded)"},
+			&cli.BoolFlag{Name: "yes", Usage: "replace another version's datapath even if that cuts conversations", DisableDefaultText: true},
 		},
 		Action: p.up,
 	}
@@ -80,7 +83,7 @@ func (p *program) restore(c *cli.Context) error {
 }
 
 func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
-	r := network.UpRequest{Uplinks: c.StringSlice("uplink"), MaxFlows: c.Int("max-flows"), Prune: c.Bool("prune")}
+	r := network.UpRequest{Uplinks: c.StringSlice("uplink"), MaxFlows: c.Int("max-flows"), Prune: c.Bool("prune"), Yes: c.Bool("yes")}
 	if c.IsSet("max-flows") && r.MaxFlows < 1 {
 		return r, usage("--max-flows", fmt.Sprintf("%d is not at least 1", r.MaxFlows), "")
 	}

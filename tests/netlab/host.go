@@ -15,6 +15,7 @@ type Host struct {
 	State, BPFFS string   // directories, ebnet's --state and --bpffs
 	Cgroup       string   // ebnet's --cgroup; empty: not given
 	Env          []string // for each run of ebnet, as KEY=VALUE
+	Bin          string   // of another build; empty: the one under test
 
 	ran  bool
 	seen map[object]bool // eBPF objects that were pinned at some time
@@ -32,7 +33,11 @@ func (h *Host) Flags() []string {
 // Command is the whole command line of an ebnet command.
 func (h *Host) Command(args ...string) []string {
 	h.ran = true
-	return append(append([]string{Binary()}, h.Flags()...), args...)
+	binary := Binary()
+	if h.Bin != "" {
+		binary = h.Bin
+	}
+	return append(append([]string{binary}, h.Flags()...), args...)
 }
 
 // TryEbnet runs ebnet and returns how it went.
@@ -55,7 +60,7 @@ func (h *Host) Ebnet(tb testing.TB, args ...string) string {
 func (h *Host) Up(tb testing.TB, args ...string) {
 	tb.Helper()
 	h.Ebnet(tb, append([]string{"up"}, args...)...)
-	h.remember(tb)
+	h.Remember(tb)
 }
 
 // JSON runs ebnet with -o json and decodes its output into v.
@@ -89,6 +94,7 @@ type Status struct {
 		Reason   string `json:"reason"`
 		Packets  uint64 `json:"packets"`
 	} `json:"drops"`
+	Listeners int `json:"listeners"`
 }
 
 // Status returns the state of the datapath.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // The addresses outside of every lab, from the range for documentation.
@@ -132,16 +134,11 @@ func (l *Lab) makeCgroup(tb testing.TB) {
 // cgroupDir is where the cgroup called name is, or would be; empty if there is
 // no cgroup2 mount.
 func cgroupDir(name string) string {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
+	mount, err := netdev.CgroupMount()
+	if err != nil || mount == "" {
 		return ""
 	}
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			return filepath.Join(f[1], name)
-		}
-	}
-	return ""
+	return filepath.Join(mount, name)
 }
 
 // Container makes a namespace for a container; it is not connected yet.
@@ -167,7 +164,7 @@ func (l *Lab) close(tb testing.TB) {
 			l.dump(tb)
 		}
 		l.CheckRules(tb)
-		l.Host.remember(tb)
+		l.Host.Remember(tb)
 		if r := l.Host.TryEbnet(tb, "down", "--purge"); r.Code != 0 {
 			tb.Errorf("at the end of the lab: %v", r)
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // prefix starts the name of all that a benchmark makes; the id of the process that made it
@@ -77,16 +79,11 @@ func (l *lab) bpffs() string { return filepath.Join(l.dir, "bpf") }
 // cgroupDir is where the cgroup called name is, or would be; empty if there is no cgroup2
 // mount.
 func cgroupDir(name string) string {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
+	mount, err := netdev.CgroupMount()
+	if err != nil || mount == "" {
 		return ""
 	}
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			return filepath.Join(f[1], name)
-		}
-	}
-	return ""
+	return filepath.Join(mount, name)
 }
 
 // lastCPU is the last of those that the process may run on: the first ones serve most

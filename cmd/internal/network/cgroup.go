@@ -2,13 +2,11 @@ package network
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // noSockets is what the host misses without the socket programs.
@@ -77,24 +75,7 @@ func socketText(cgroup string) string {
 	return "hook the sockets of cgroup " + cgroup
 }
 
-// CgroupMount returns the first cgroup2 mount, "" if there is none.
-func (linux) CgroupMount() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return "", fmt.Errorf("find a cgroup2 mount: %w", err)
-	}
-	return cgroupMount(string(mounts)), nil
-}
-
-// cgroupMount reads /proc/self/mounts, where blanks in paths are octal.
-func cgroupMount(mounts string) string {
-	for line := range strings.Lines(mounts) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[1])
-		}
-	}
-	return ""
-}
+func (linux) CgroupMount() (string, error) { return netdev.CgroupMount() }
 
 // CheckCgroup returns an Error unless dir is in a cgroup2 file system.
 func (linux) CheckCgroup(dir string) error {

@@ -66,6 +66,7 @@ type examination struct {
 	own   map[string]netdev.Link // ours, by alias
 	by    map[int]netdev.Link    // by index
 
+	other    bool   // another version's datapath is loaded
 	check    string // that is being made
 	findings []Finding
 }
@@ -75,7 +76,9 @@ type examination struct {
 func (h *Host) Examine() (Diagnosis, error) {
 	x := &examination{h: h, all: map[string][]*portRecord{}, findings: []Finding{}}
 	var err error
-	if x.dp, err = h.loaded(); err != nil {
+	x.dp, err = h.loaded()
+	x.other = errors.Is(err, loader.ErrOtherVersion) && !errors.Is(err, ErrConflict)
+	if err != nil && !x.other {
 		return Diagnosis{}, explain(err)
 	}
 	if x.links, err = h.k.Links(); err != nil {
@@ -153,7 +156,10 @@ func portText(e *endpointRecord, p *portRecord) string {
 }
 
 func (x *examination) datapath() error {
-	if x.dp == nil {
+	switch {
+	case x.other:
+		x.find("datapath", "another version of ebnet loaded it, which this one's commands cannot change", ebnetUp)
+	case x.dp == nil:
 		x.find("datapath", "nothing is loaded: no endpoint reaches anything, and no port is published", ebnetUp)
 	}
 	return nil
@@ -337,8 +343,7 @@ func (x *examination) leftovers() error {
 		return err
 	}
 	for _, dir := range others {
-		x.find("pins in "+dir, "another ebnet's, whose programs may still run beside this one's",
-			fmt.Sprintf("`ebnet down` of that version, or rm -r %s", filepath.Clean(dir)))
+		x.find("pins in "+filepath.Clean(dir), "another version's, whose programs may still run", ebnetUp+" (replaces it)")
 	}
 	if x.dp == nil || !x.dp.TCX() {
 		return nil

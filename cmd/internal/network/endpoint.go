@@ -375,7 +375,9 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			return h.reconnect(n, e)
 		},
 	}, {do: func() error {
-		_ = dp.ForgetDrops(index) // a counter more is no harm
+		gone := e.datapath(n.ID)
+		gone.Ifindex = index
+		_ = dp.ForgetEndpointDrops(gone) // a counter more is no harm
 		return nil
 	}}}
 }

@@ -52,7 +52,7 @@ func (h *Host) Close() error {
 	}
 	if h.state != nil {
 		errs = append(errs, h.state.close())
-		if h.state.unnamed && h.verb {
+		if h.state.unnamed && h.verb && sameFile(h.lock, h.lock.Name()) {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
 			_ = os.Remove(h.lock.Name())
@@ -67,7 +67,7 @@ func (h *Host) Close() error {
 	return errors.Join(errs...)
 }
 
-// datapath opens what is loaded, once. Returns loader.ErrNotLoaded, or
+// datapath opens what is loaded, once. Returns loader.ErrNotLoaded, loader.ErrOtherVersion, or
 // ErrConflict if that serves another namespace: the devices here are not those
 // that the state speaks of.
 func (h *Host) datapath() (datapath, error) {
@@ -75,6 +75,9 @@ func (h *Host) datapath() (datapath, error) {
 		return h.dp, nil
 	}
 	dp, err := h.k.Open(h.o.BPFFS)
+	if errors.Is(err, loader.ErrOtherVersion) {
+		return nil, errors.Join(h.checkNamespace(), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +137,9 @@ func (h *Host) attach(dp datapath, hook loader.Hook, ifindex int) (changed bool,
 		}
 		return true, dp.Attach(hook, ifindex)
 	}
-	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
-	if there || err != nil {
+	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+	// Of another version's datapath that still is in charge the filters are right as they are.
+	if there && (dp.Staged() || id == dp.ProgramID(hook)) || err != nil {
 		return false, err
 	}
 	return true, h.attachFilter(dp, hook, ifindex)
@@ -174,7 +178,7 @@ func (h *Host) renewFilters(dp datapath) error {
 	}
 	for ifindex, hooks := range at {
 		for _, hook := range hooks {
-			there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+			_, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
 			if err == nil && there {
 				err = h.attachFilter(dp, hook, ifindex)
 			}

@@ -26,6 +26,9 @@ func takeLock(dir string, exclusive, create bool, wait time.Duration) (*os.File,
 	path := filepath.Join(dir, "lock")
 	for deadline := time.Now().Add(wait); ; {
 		f, err := openLock(path, create)
+		if create && purged(err) && time.Now().Before(deadline) {
+			continue
+		}
 		if f == nil || err != nil {
 			return nil, err
 		}
@@ -48,6 +51,10 @@ func takeLock(dir string, exclusive, create bool, wait time.Duration) (*os.File,
 		_ = f.Close()
 	}
 }
+
+// purged reports whether a file could not be created because a purge removed the directory just then: it is
+// not there, or was for the one who wanted to make it.
+func purged(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) }
 
 func openLock(path string, create bool) (*os.File, error) {
 	dir := filepath.Dir(path)
@@ -144,8 +151,15 @@ func flock(f *os.File, exclusive bool, wait time.Duration) error {
 		how = syscall.LOCK_EX
 	}
 	fd := int(f.Fd())
+	if !exclusive {
+		letGoFirst(f, wait)
+	}
 	if err := syscall.Flock(fd, how|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
 		return err
+	}
+	if exclusive {
+		queueUp(f)
+		defer leaveQueue(f)
 	}
 	done := make(chan error, 1)
 	go func() {

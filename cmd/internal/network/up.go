@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/ebnet/ebnet/loader"
 	"github.com/ebnet/ebnet/loader/netdev"
@@ -17,16 +18,20 @@ import (
 //
 // An endpoint whose namespace is gone stays recorded and is reported as such.
 //
+// A datapath of another layout (loader.Handover) stays in charge until everything is ready.
+//
 // Returns ErrNotFound for an unknown uplink, ErrInvalid, ErrUnsupported,
-// ErrConflict (MaxFlows of a loaded datapath, a device in the way).
+// ErrConflict (MaxFlows of a loaded datapath, a device in the way, a datapath of another version
+// whose conversations would end, without Yes).
 func (h *Host) Up(r UpRequest) (UpReport, error) {
 	if r.MaxFlows < 0 {
 		return UpReport{}, invalid("--max-flows", "%d is not at least 1", r.MaxFlows)
 	}
-	if _, err := h.loaded(); err != nil {
+	other, err := h.succeeds(r.Yes)
+	if err != nil {
 		return UpReport{}, explain(err)
 	}
-	u := &bringUp{h: h, fresh: h.dp == nil, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
+	u := &bringUp{h: h, fresh: h.dp == nil, other: other, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
 	if err := u.findUplinks(r); err != nil {
 		return UpReport{}, explain(err)
 	}
@@ -59,10 +64,30 @@ func (h *Host) Up(r UpRequest) (UpReport, error) {
 	return u.report, nil
 }
 
+// succeeds reports whether a datapath of another version is loaded. That this one's ends
+// conversations of it has to be agreed to.
+func (h *Host) succeeds(yes bool) (bool, error) {
+	_, err := h.loaded()
+	if !errors.Is(err, loader.ErrOtherVersion) || errors.Is(err, ErrConflict) {
+		return false, err
+	}
+	o, err := h.k.FindHandover(h.o.BPFFS)
+	if err != nil {
+		return false, err
+	}
+	if o.Cut == 0 || yes {
+		return true, nil
+	}
+	return false, conflict("datapath", "another version of ebnet loaded it (layout %d), and this one cannot read its maps %s: "+
+		"%d conversations would be cut", o.ABI, strings.Join(o.Lost, ", "), o.Cut).
+		hint("`ebnet up --yes` replaces it all the same; the version that loaded it goes on")
+}
+
 // bringUp is one Up at work.
 type bringUp struct {
 	h       *Host
 	fresh   bool // nothing was loaded before
+	other   bool // another version's datapath is loaded
 	was     hostRecord
 	host    hostRecord
 	created *networkRecord // the default network, if it was not recorded
@@ -342,6 +367,9 @@ func (u *bringUp) apply(w *work) error {
 	if err := w.do(steps...); err != nil {
 		return err
 	}
+	if err := u.swap(w); err != nil {
+		return err
+	}
 	u.report.Networks, u.report.Endpoints = len(u.networks), len(u.endpoints)
 	for _, ports := range u.ports {
 		for _, p := range ports {
@@ -349,6 +377,27 @@ func (u *bringUp) apply(w *work) error {
 		}
 	}
 	u.h.say("done")
+	return nil
+}
+
+// swap puts a datapath that replaces another version's in charge. What fails before that is undone; after it
+// there is no way back, and the next Up goes on.
+func (u *bringUp) swap(w *work) error {
+	h := u.h
+	if h.o.DryRun || !h.dp.Staged() {
+		return nil
+	}
+	h.say("swap the programs")
+	err := h.dp.Swap()
+	if err != nil && h.dp.Staged() {
+		return w.undo(explain(err))
+	}
+	if err == nil {
+		err = h.renewFilters(h.dp)
+	}
+	if err != nil {
+		return explain(err).hint("`ebnet up` goes on with it")
+	}
 	return nil
 }
 
@@ -376,8 +425,15 @@ func (u *bringUp) loadStep() step {
 		before = h.dp.Config()
 	}
 	undo := func() error {
-		if !u.fresh {
+		switch {
+		case !u.fresh:
 			return u.load(before)
+		case u.other && h.dp == nil:
+			return nil
+		case u.other:
+			err := h.dp.Abandon()
+			h.dp = nil
+			return err
 		}
 		if h.dp != nil {
 			_ = h.dp.Close()
@@ -416,6 +472,9 @@ func (u *bringUp) load(cfg loader.Config) error {
 		return nil
 	}
 	u.changed()
+	if dp.Staged() {
+		return nil // swap does it
+	}
 	return h.renewFilters(dp)
 }
 
