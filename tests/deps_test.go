@@ -98,6 +98,16 @@ var rules = map[string]rule{
 		ours:    []string{"tests/netlab"},
 		outside: []string{testscript, goleak, cmp, sys},
 	},
+	"tests/walk": {
+		why:     "the model knows ebnet by its commands, and looks at the kernel and at what is recorded by itself",
+		ours:    []string{"tests/netlab"},
+		outside: []string{ebpfModule, bolt},
+	},
+	"tests/soak": {
+		why:     "traffic beside a walk; eBPF only to count what is held",
+		ours:    []string{"tests/netlab", "tests/walk"},
+		outside: []string{ebpfModule},
+	},
 	"tests/script": {
 		why:     "command scripts cannot reach around the commands",
 		ours:    []string{"tests/netlab"},

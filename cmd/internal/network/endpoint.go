@@ -325,7 +325,7 @@ func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpoint
 		return steps, nil
 	}
 	if len(ports) > 0 {
-		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
+		steps = append(steps, h.unpublishStep(dp, n, e, ports))
 	}
 	return append(steps, h.unlinkSteps(dp, n, e)...), nil
 }

@@ -468,7 +468,7 @@ func (d *fakeDatapath) Publish(ps ...loader.Publication) error {
 	return nil
 }
 
-func (d *fakeDatapath) Unpublish(ps []loader.Publication, _, _ *loader.PortSet) error {
+func (d *fakeDatapath) Unpublish(ps ...loader.Publication) error {
 	if len(ps) == 0 {
 		return nil
 	}

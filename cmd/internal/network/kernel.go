@@ -33,7 +33,7 @@ type datapath interface {
 	DeleteEndpoint(e loader.Endpoint) error
 	Endpoints() ([]loader.Endpoint, error)
 	Publish(ps ...loader.Publication) error
-	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
+	Unpublish(ps ...loader.Publication) error
 	PublishedCount() (int, error)
 	ForgetPeers(slots ...uint32) ([]loader.Peer, error)
 	SetSourcePorts(allowed *loader.PortSet) error

@@ -31,6 +31,9 @@ func (h *Host) Up(r UpRequest) (UpReport, error) {
 	if err != nil {
 		return UpReport{}, explain(err)
 	}
+	if err := h.checkMaxFlows(r.MaxFlows); err != nil {
+		return UpReport{}, err
+	}
 	u := &bringUp{h: h, fresh: h.dp == nil, other: other, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
 	if err := u.findUplinks(r); err != nil {
 		return UpReport{}, explain(err)
@@ -81,6 +84,19 @@ func (h *Host) succeeds(yes bool) (bool, error) {
 	return false, conflict("datapath", "another version of ebnet loaded it (layout %d), and this one cannot read its maps %s: "+
 		"%d conversations would be cut", o.ABI, strings.Join(o.Lost, ", "), o.Cut).
 		hint("`ebnet up --yes` replaces it all the same; the version that loaded it goes on")
+}
+
+// checkMaxFlows refuses another size of the flow table than a loaded datapath has, before it is
+// recorded: what a command that was killed leaves must not be what every later Up fails for.
+func (h *Host) checkMaxFlows(asked int) error {
+	if h.dp == nil || asked == 0 {
+		return nil
+	}
+	if has := h.dp.Config().MaxFlows; asked != has {
+		return conflict("--max-flows", "the flow table holds %d conversations and cannot be resized while it is in use", has).
+			hint("`ebnet down` removes the datapath, `ebnet up` loads it again")
+	}
+	return nil
 }
 
 // bringUp is one Up at work.
