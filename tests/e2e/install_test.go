@@ -245,9 +245,7 @@ func addressGone(t *testing.T, s *site, root string) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	for _, a := range []netip.Addr{netlab.HostAddr, netlab.HostAddr2} {
-		s.Host.Run(t, "ip", "address", "del", a.String()+"/24", "dev", netlab.UplinkLink)
-	}
+	s.Host.Run(t, "ip", "-4", "address", "flush", "dev", netlab.UplinkLink)
 	s.Host.Run(t, "ip", "address", "add", movedAddr.String()+"/24", "dev", netlab.UplinkLink)
 	time.Sleep(1100 * time.Millisecond) // conversations look once a second
 	stale := s.Internet.Sniff(t, netlab.HostAddr)
