@@ -111,7 +111,7 @@ func Remove(bpffs string) error {
 		}
 	}
 	if err := os.Remove(bpffs); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
-		!errors.Is(err, unix.EBUSY) {
+		!errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EACCES) { // the directory above may be another's
 		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
 	}
 	return nil
