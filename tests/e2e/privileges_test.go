@@ -144,7 +144,7 @@ func openLab(t *testing.T, l *netlab.Lab, uid int) (bin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bpffs := filepath.Join(dir, "bpf")
+	bpffs, wasState, wasBPFFS := filepath.Join(dir, "bpf"), l.Host.State, l.Host.BPFFS
 	bin, l.Host.State, l.Host.BPFFS = filepath.Join(dir, "ebnet"), filepath.Join(dir, "state"), filepath.Join(bpffs, "ebnet")
 	content, err := os.ReadFile(netlab.Binary())
 	if err := errors.Join(err, os.Chmod(dir, 0o755), os.WriteFile(bin, content, 0o755), os.Mkdir(l.Host.State, 0o700), os.Mkdir(bpffs, 0o755),
@@ -162,10 +162,7 @@ func openLab(t *testing.T, l *netlab.Lab, uid int) (bin string) {
 		if err := errors.Join(unix.Unmount(bpffs, 0), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
-		l.Host.State, l.Host.BPFFS = filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "bpf", "ebnet")
-		if err := os.Mkdir(filepath.Dir(l.Host.BPFFS), 0o700); err != nil {
-			t.Error(err)
-		}
+		l.Host.State, l.Host.BPFFS = wasState, wasBPFFS
 	})
 	return bin
 }
