@@ -104,6 +104,9 @@ func testLeast(t *testing.T, uid int) {
 		}
 		before := state()
 		for _, without := range p.caps {
+			if slices.Contains(p.caps, "CAP_SYS_ADMIN") && (without == "CAP_BPF" || without == "CAP_PERFMON") {
+				continue // are in it
+			}
 			r := run(slices.DeleteFunc(slices.Clone(p.caps), func(c string) bool { return c == without }), line)
 			if r.Code != 3 || !strings.Contains(r.Stderr, without+" is missing") || strings.Contains(r.Stderr, "goroutine") {
 				t.Errorf("without %s: %v", without, r)
@@ -118,6 +121,29 @@ func testLeast(t *testing.T, uid int) {
 		if p.command == "up" || p.command == "expose" {
 			checkModes(t, l, uid)
 		}
+	}
+}
+
+// TestPrivilegedMount: where no bpf file system is mounted, mounting one takes CAP_SYS_ADMIN, and nothing is left without.
+func TestPrivilegedMount(t *testing.T) {
+	l := netlab.New(t)
+	bpffs := filepath.Join(t.TempDir(), "pins")
+	up := []string{netlab.Binary(), "--state", l.Host.State, "--bpffs", bpffs, "--cgroup", l.Host.Cgroup, "up", "--uplink", netlab.UplinkLink}
+	r := l.Host.Try(t, nil, append(withCaps(0, allCaps[:3]), up...)...)
+	if r.Code != 3 || !strings.Contains(r.Stderr, "CAP_SYS_ADMIN is missing") {
+		t.Errorf("%v", r)
+	}
+	for _, path := range []string{bpffs, l.Host.State} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+	r = l.Host.Try(t, nil, append(withCaps(0, allCaps), up...)...)
+	if r.Code != 0 {
+		t.Errorf("%v", r)
+	}
+	if r := l.Host.TryEbnet(t, "--bpffs", bpffs, "down", "--purge"); r.Code != 0 {
+		t.Error(r)
 	}
 }
 
