@@ -183,6 +183,10 @@ func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open map %s: %w", name, explain(err))
 	}
+	if err := checkShape(name, m); err != nil {
+		_ = m.Close()
+		return nil, err
+	}
 	d.maps[name] = m
 	return m, nil
 }
