@@ -269,10 +269,11 @@ func (x *examination) pressure() error {
 	mends := map[string][2]string{
 		"flows": {"established conversations of more clients become new ones, which a flood can push out",
 			fmt.Sprintf("ebnet down && ebnet up --max-flows %d (this cuts connections), or shorter timeouts by ebnet up --timeout", 2*x.dp.Config().MaxFlows)},
-		"endpoints": {"connecting more endpoints will fail", "ebnet disconnect those that are not needed"},
-		"services":  {"publishing more ports will fail", "ebnet unexpose those that are not needed"},
-		"sources":   {"publishing more ports with --from will fail", "use fewer or wider sources"},
-		"uplinks":   {"hooking more uplinks and bridges of others will fail", "name those that are needed by ebnet up --uplink"},
+		"drop_counts": {"dropped packets of more endpoints and devices are not counted", "ebnet down && ebnet up (this cuts connections), which counts anew"},
+		"endpoints":   {"connecting more endpoints will fail", "ebnet disconnect those that are not needed"},
+		"services":    {"publishing more ports will fail", "ebnet unexpose those that are not needed"},
+		"sources":     {"publishing more ports with --from will fail", "use fewer or wider sources"},
+		"uplinks":     {"hooking more uplinks and bridges of others will fail", "name those that are needed by ebnet up --uplink"},
 	}
 	for _, m := range use {
 		mend, refuses := mends[m.Name]
