@@ -14,16 +14,6 @@ func (d *Datapath) PutNetwork(n Network) error {
 	if n.ID == 0 || n.ID >= MaxNetworks {
 		return fmt.Errorf("network id %d: out of range", n.ID)
 	}
-	v4, v6 := byFamily(n.Gateways)
-	value := datapathNetwork{
-		Gateway4: toAddr(v4),
-		Gateway6: toAddr(v6),
-		Snat4:    toAddr(n.SNAT),
-		Bridge:   uint32(n.Bridge),
-		Mtu:      uint32(n.MTU),
-		Flags:    networkFlags(n),
-		Mac:      toMAC(n.BridgeMAC),
-	}
 	if err := d.markInner(n.Subnets); err != nil {
 		return err
 	}
@@ -32,7 +22,20 @@ func (d *Datapath) PutNetwork(n Network) error {
 			return err
 		}
 	}
-	return d.put("networks", n.ID, value)
+	return d.put("networks", n.ID, networkValue(n))
+}
+
+func networkValue(n Network) datapathNetwork {
+	v4, v6 := byFamily(n.Gateways)
+	return datapathNetwork{
+		Gateway4: toAddr(v4),
+		Gateway6: toAddr(v6),
+		Snat4:    toAddr(n.SNAT),
+		Bridge:   uint32(n.Bridge),
+		Mtu:      uint32(n.MTU),
+		Flags:    networkFlags(n),
+		Mac:      toMAC(n.BridgeMAC),
+	}
 }
 
 func networkFlags(n Network) (flags datapathNetworkFlag) {

@@ -59,9 +59,13 @@ var rules = map[string]rule{
 		why:     "addresses are pure decisions, but for the store",
 		outside: []string{bolt},
 	},
+	"cmd/internal/trusted": {
+		why:     "who may turn a path is a question of the file system alone",
+		outside: []string{sys},
+	},
 	"cmd/internal/network": {
 		why:     "the sentences of the product are the only place where the parts meet",
-		ours:    []string{"loader", "loader/netdev", "ipam"},
+		ours:    []string{"loader", "loader/netdev", "ipam", "cmd/internal/trusted"},
 		outside: []string{bolt, sys, yamlModule},
 	},
 	"cmd/internal/bench": {
@@ -75,14 +79,14 @@ var rules = map[string]rule{
 	},
 	"cmd/ebnet": {
 		why:     "commands are flags, a call and printing; loader and ipam are there for their sentinels",
-		ours:    []string{"cmd/internal/network", "cmd/internal/bench", "cmd/internal/bench/report", "loader", "ipam"},
+		ours:    []string{"cmd/internal/network", "cmd/internal/bench", "cmd/internal/bench/report", "cmd/internal/trusted", "loader", "ipam"},
 		outside: []string{cli, sys},
 		testing: []string{prometheus}, // what is written is read by its parser; it would make each command heavier
 	},
 	"tests/netlab": {
-		why:     "the lab drives the built binary; eBPF only to see that objects are gone",
+		why:     "the lab drives the built binary; eBPF and the state only to see that objects are gone, and to break them",
 		ours:    []string{"loader/netdev"},
-		outside: []string{gopacket, ebpfModule, sys},
+		outside: []string{gopacket, ebpfModule, bolt, sys},
 	},
 	"tests/datapath": {
 		why:     "the shipped object is run through the loader, packets and devices are made independently",
@@ -93,6 +97,16 @@ var rules = map[string]rule{
 		why:     "acceptance tests cannot reach around the commands",
 		ours:    []string{"tests/netlab"},
 		outside: []string{testscript, goleak, cmp, sys},
+	},
+	"tests/walk": {
+		why:     "the model knows ebnet by its commands, and looks at the kernel and at what is recorded by itself",
+		ours:    []string{"tests/netlab"},
+		outside: []string{ebpfModule, bolt},
+	},
+	"tests/soak": {
+		why:     "traffic beside a walk; eBPF only to count what is held",
+		ours:    []string{"tests/netlab", "tests/walk"},
+		outside: []string{ebpfModule},
 	},
 	"tests/script": {
 		why:     "command scripts cannot reach around the commands",

@@ -139,6 +139,8 @@ func (p *program) options(c *cli.Context, step func(string)) network.Options {
 			}
 			step(text)
 		},
+		Warn:    p.warn,
+		Version: readVersion().Version,
 		// Not a flag: only tests of the way for old kernels want it.
 		DisableTCX: p.getenv("EBNET_TCX") == "off",
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebnet/ebnet/cmd/internal/network"
+	"github.com/ebnet/ebnet/cmd/internal/trusted"
 )
 
 func (p *program) upCommand() *cli.Command {
@@ -29,6 +31,7 @@ func (p *program) upCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated (default: detected)"},
 			&cli.StringFlag{Name: "fast-path", Usage: "`on|off`: redirect past the bridge and the kernel's routing", DefaultText: "as recorded, else on"},
 			&cli.IntFlag{Name: "max-flows", Usage: "`N` confirmed conversations at most", DefaultText: "as recorded, else 262144"},
+			&cli.BoolFlag{Name: "restore", Usage: "first put the copy of the last good state in the place of a damaged one, which is kept", DisableDefaultText: true},
 			&cli.StringSliceFlag{Name: "timeout", Usage: "`NAME=DURATION` that a silent conversation lives, as 90s, 2h or default; may be repeated (default: as recorded)"},
 			&cli.BoolFlag{Name: "yes", Usage: "replace another version's datapath even if that cuts conversations", DisableDefaultText: true},
 		},
@@ -44,6 +47,11 @@ func (p *program) up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("restore") {
+		if err := p.restore(c); err != nil || c.Bool("dry-run") {
+			return err
+		}
+	}
 	return p.change(c, func(h *network.Host) (view, error) {
 		report, err := h.Up(request)
 		if err != nil {
@@ -57,6 +65,21 @@ func (p *program) up(c *cli.Context) error {
 		}
 		return view{report, lines(upLine(report))}, nil
 	})
+}
+
+// restore puts the copy of the state back, or prints that it would.
+func (p *program) restore(c *cli.Context) error {
+	var steps []string
+	aside, err := network.Restore(p.options(c, func(s string) { steps = append(steps, s) }))
+	switch {
+	case err != nil:
+		return err
+	case c.Bool("dry-run"):
+		return p.print(stepsView(steps))
+	case aside != "":
+		p.warn("the damaged state was kept as " + aside)
+	}
+	return nil
 }
 
 func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
@@ -89,7 +112,7 @@ func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
 func (p *program) readConfig(path string) (*network.Config, error) {
 	in := p.stdin
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := trusted.Open(path)
 		if err != nil {
 			return nil, fileError(path, err)
 		}
@@ -105,6 +128,8 @@ func fileError(path string, err error) error {
 	switch {
 	case os.IsNotExist(err):
 		e.Why, e.Kind = "does not exist", network.ErrNotFound
+	case errors.Is(err, trusted.ErrLink):
+		e.Why = errors.Unwrap(err).Error()
 	case os.IsPermission(err):
 		e.Why, e.Kind = "is not readable to this user", network.ErrUnsupported
 	}

@@ -232,3 +232,20 @@ func (c *Container) Connect(tb testing.TB, network string, args ...string) {
 	}
 	c.Addr = e.IPv4
 }
+
+// Vanish deletes the container's namespace, as it ends with its last process.
+func (c *Container) Vanish(tb testing.TB) {
+	tb.Helper()
+	if err := batch("netns del " + c.Name + "\n"); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Appear makes a namespace of that name again after [Container.Vanish]: another one.
+func (c *Container) Appear(tb testing.TB) {
+	tb.Helper()
+	if err := batch("netns add " + c.Name + "\n"); err != nil {
+		tb.Fatal(err)
+	}
+	c.Run(tb, "ip", "link", "set", "lo", "up")
+}

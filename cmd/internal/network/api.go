@@ -29,6 +29,12 @@ type Options struct {
 	// or, with DryRun, instead of it.
 	Step func(text string)
 
+	// Warn, if not nil, is called with what is wrong but does not stop a verb.
+	Warn func(text string)
+
+	// Version is that of this ebnet, for the one that cannot read what this one wrote.
+	Version string
+
 	// DisableTCX attaches by clsact filters even where the kernel has tcx.
 	DisableTCX bool
 }

@@ -36,14 +36,17 @@ type check struct {
 
 // checks, in the order in which they are reported: what others follow from comes first.
 var checks = []check{
+	{"state", (*examination).state, true},
 	{"datapath", (*examination).datapath, true},
 	{"programs", (*examination).programs, false},
 	{"uplinks", (*examination).uplinks, false},
 	{"bridges", (*examination).bridges, false},
 	{"endpoints", (*examination).endpoints, false},
+	{"links", (*examination).pairs, false},
 	{"sockets", (*examination).sockets, false},
 	{"order", (*examination).order, false},
 	{"ports", (*examination).ports, false},
+	{"maps", (*examination).maps, false},
 	{"addresses", (*examination).addresses, true},
 	{"holders", (*examination).holders, true},
 	{"other-nat", (*examination).otherNAT, true},
@@ -276,6 +279,29 @@ func (x *examination) pressure() error {
 		if pressure := float64(m.Used) / float64(max(1, m.Max)); refuses && pressure > full {
 			x.find(fmt.Sprintf("map %s: %d of %d entries are used (%.0f%%)", m.Name, m.Used, m.Max, 100*pressure), mend[0], mend[1])
 		}
+	}
+	return nil
+}
+
+// state looks for records that do not go together, and at the copy.
+func (x *examination) state() error {
+	s := x.h.state
+	var wrong []string
+	var txid uint64
+	if err := s.view(func(t *tx) (err error) {
+		txid = uint64(t.ID())
+		wrong, err = t.inconsistencies()
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, w := range wrong {
+		x.find("state "+s.path()+": "+w, "records contradict each other, commands may fail or do the wrong thing",
+			"ebnet disconnect or unexpose what is named; or move the file away and run ebnet up --restore, if the copy is better")
+	}
+	if !s.unnamed && !s.aside && !s.changed && s.copyOf() != txid {
+		x.find("state "+s.copyPath()+": not a copy of what the state is now",
+			"if the state is damaged, what the last command did is lost", ebnetUp+" (writes it)")
 	}
 	return nil
 }

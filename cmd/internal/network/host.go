@@ -36,7 +36,7 @@ func open(o Options, access Access, k kernel, wait time.Duration) (*Host, error)
 		return nil, err
 	}
 	h := &Host{o: o, k: k, lock: lock, verb: verb}
-	if h.state, err = openState(o.StateDir, access == ReadOnly); err != nil {
+	if h.state, err = openState(o, access); err != nil {
 		_ = h.Close()
 		return nil, err
 	}

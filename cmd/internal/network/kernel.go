@@ -26,6 +26,8 @@ type datapath interface {
 	Attached(hook loader.Hook, ifindex int) bool
 	Ahead(hook loader.Hook, ifindex int) ([]loader.Program, error)
 	Current() (bool, error)
+	Compare(want loader.Contents) ([]loader.Deviation, error)
+	Settle(want loader.Contents) ([]loader.Deviation, error)
 	PutNetwork(n loader.Network) error
 	DeleteNetwork(n loader.Network) error
 	Networks() ([]uint32, error)
@@ -33,7 +35,7 @@ type datapath interface {
 	DeleteEndpoint(e loader.Endpoint) error
 	Endpoints() ([]loader.Endpoint, error)
 	Publish(ps ...loader.Publication) error
-	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
+	Unpublish(ps ...loader.Publication) error
 	PublishedCount() (int, error)
 	ForgetPeers(slots ...uint32) ([]loader.Peer, error)
 	SetSourcePorts(allowed *loader.PortSet) error
@@ -100,9 +102,16 @@ type kernel interface {
 	CurrentNS() (*netdev.NS, error)
 	CloseNS(ns *netdev.NS)
 
+	// NSCookie and BootID tell whether a namespace is the one that was recorded.
+	NSCookie(ns *netdev.NS) (uint64, error)
+	BootID() (string, error)
+
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
 	FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error)
+
+	CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
+	RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
 
 	// What is only looked at, by `ebnet doctor`.
 	OtherLayouts(bpffs string) ([]string, error)
@@ -188,6 +197,15 @@ func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
 
 func (linux) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
 	return netdev.FilterAttached(ifindex, ingress)
+}
+
+func (linux) NSCookie(ns *netdev.NS) (uint64, error) { return ns.Cookie() }
+func (linux) BootID() (string, error)                { return netdev.BootID() }
+
+func (linux) CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error) { return netdev.CheckVeths(vs) }
+
+func (linux) RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error) {
+	return netdev.RepairVeths(vs)
 }
 
 func (linux) FindHandover(bpffs string) (loader.Handover, error) { return loader.FindHandover(bpffs) }

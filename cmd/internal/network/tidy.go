@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // tidySteps remove from the kernel what is ours but not recorded, or recorded
@@ -94,8 +95,9 @@ func (u *bringUp) tidyLinks() error {
 	for _, e := range u.left.endpoints {
 		begun[e.HostIfName] = true
 	}
+	renamed := renamedVeths(links, wanted)
 	for _, l := range links {
-		stranger := l.Ours() && wanted[l.Alias] != l.Name
+		stranger := l.Ours() && wanted[l.Alias] != l.Name && !renamed[l.Index]
 		nameless := l.Kind == "veth" && l.Alias == "" && begun[l.Name]
 		if !stranger && !nameless {
 			continue
@@ -106,6 +108,20 @@ func (u *bringUp) tidyLinks() error {
 		}
 	}
 	return nil
+}
+
+// renamedVeths returns the devices that somebody has given another name, and that can have theirs again.
+func renamedVeths(links []netdev.Link, wanted map[string]string) map[int]bool {
+	taken, found := map[string]bool{}, map[int]bool{}
+	for _, l := range links {
+		taken[l.Name] = true
+	}
+	for _, l := range links {
+		if name := wanted[l.Alias]; l.Kind == "veth" && l.Ours() && name != "" && !taken[name] {
+			taken[name], found[l.Index] = true, true
+		}
+	}
+	return found
 }
 
 func (u *bringUp) tidyUplinks() error {
