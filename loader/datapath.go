@@ -465,6 +465,10 @@ func openHere(bpffs string) (*Datapath, error) {
 		_ = d.Close()
 		return nil, ErrNotLoaded
 	}
+	if err := d.about.check(); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
 	return d, nil
 }
 

@@ -122,6 +122,9 @@ func (d *Datapath) retire(slots ...uint32) error {
 		return err
 	}
 	for _, slot := range slots {
+		if slot >= MaxSlots {
+			continue // read from an entry that no ebnet wrote
+		}
 		var gen uint32
 		if err := m.Lookup(slot, &gen); err != nil {
 			return fmt.Errorf("read generation %d: %w", slot, err)

@@ -106,6 +106,9 @@ func (l layout) head() (head aboutHead, err error) {
 		return head, ErrNotLoaded
 	}
 	defer func() { _ = m.Close() }()
+	if m.Type() != ebpf.Array || m.KeySize() != 4 {
+		return head, fmt.Errorf("map about in %s is not ebnet's: it is a %v: %w", l, m.Type(), ErrConflict)
+	}
 	raw, err := m.LookupBytes(uint32(0))
 	if err != nil {
 		return head, fmt.Errorf("read map about: %w", permission(err))

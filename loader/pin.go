@@ -111,7 +111,7 @@ func Remove(bpffs string) error {
 		}
 	}
 	if err := os.Remove(bpffs); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
-		!errors.Is(err, unix.EBUSY) {
+		!errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EACCES) { // the directory above may be another's
 		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
 	}
 	return nil
@@ -182,6 +182,10 @@ func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open map %s: %w", name, explain(err))
+	}
+	if err := checkShape(name, m); err != nil {
+		_ = m.Close()
+		return nil, err
 	}
 	d.maps[name] = m
 	return m, nil

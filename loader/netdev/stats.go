@@ -75,7 +75,7 @@ func trafficIn(netns, ifindex int) (Traffic, error) {
 	if err != nil {
 		return Traffic{}, sentinel(err)
 	}
-	if len(msgs) != 1 {
+	if len(msgs) != 1 || len(msgs[0]) < unix.SizeofIfInfomsg {
 		return Traffic{}, fmt.Errorf("%d answers: %w", len(msgs), ErrInvalid)
 	}
 	l, err := netlink.LinkDeserialize(nil, msgs[0])

@@ -164,7 +164,6 @@ func (linux) DeleteLink(ifindex int) error                          { return net
 func (linux) DeleteLinks(ifindexes ...int) error                    { return netdev.DeleteLinks(ifindexes...) }
 func (linux) LinkByName(name string) (netdev.Link, error)           { return netdev.LinkByName(name) }
 func (linux) Links() ([]netdev.Link, error)                         { return netdev.Links() }
-func (linux) OpenNS(ref string) (*netdev.NS, error)                 { return netdev.OpenNS(ref) }
 func (linux) CurrentNS() (*netdev.NS, error)                        { return netdev.CurrentNS() }
 func (linux) PeerTraffic(is ...int) (map[int]netdev.Traffic, error) { return netdev.PeerTraffic(is...) }
 func (linux) CloseNS(ns *netdev.NS)                                 { _ = ns.Close() }
@@ -183,6 +182,15 @@ func (linux) DetectSides() ([]netdev.Uplink, error)                 { return net
 func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 	return netdev.SetLocalReservedPorts(ports)
 }
+
+// OpenNS opens what no other user can have turned elsewhere.
+func (linux) OpenNS(ref string) (*netdev.NS, error) {
+	if err := checkNSPath(ref); err != nil {
+		return nil, err
+	}
+	return netdev.OpenNS(ref)
+}
+
 func (linux) DetachFilter(ifindex int, ingress bool) error {
 	return netdev.DetachFilter(ifindex, ingress)
 }
