@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // Datapath is the pinned datapath of one host. It may be used by one goroutine
@@ -165,6 +167,9 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := failpoint.Reach("load the programs", ""); err != nil {
+		return nil, err
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: pins.maps()},
 	})
@@ -172,6 +177,15 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 		return nil, fmt.Errorf("load the programs: %w", explain(err))
 	}
 	defer coll.Close()
+	// What is swapped piece by piece must not be taken for whole, should it end half-way.
+	var had datapathAbout
+	if err := coll.Maps["about"].Lookup(uint32(0), &had); err != nil {
+		return nil, fmt.Errorf("read map about: %w", err)
+	}
+	had.Fingerprint = [len(had.Fingerprint)]uint8{}
+	if err := writeAbout(coll, had); err != nil {
+		return nil, err
+	}
 	if err := prepare(pins); err != nil {
 		return nil, err
 	}
@@ -181,11 +195,18 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err := startSweep(coll.Programs[string(sweepProgram)]); err != nil {
 		return nil, err
 	}
-	zero := uint32(0)
-	if err := coll.Maps["about"].Put(zero, about); err != nil {
-		return nil, fmt.Errorf("write map about: %w", err)
+	if err := writeAbout(coll, about); err != nil {
+		return nil, err
 	}
 	return Open(bpffs)
+}
+
+func writeAbout(coll *ebpf.Collection, about datapathAbout) error {
+	err := failpoint.Do("write map", "about", func() error { return coll.Maps["about"].Put(uint32(0), about) })
+	if err != nil {
+		return fmt.Errorf("write map about: %w", err)
+	}
+	return nil
 }
 
 // prepare makes the pinned maps fit for programs of this version.
@@ -193,7 +214,7 @@ func prepare(pins layout) error {
 	d := newDatapath(pins)
 	defer func() { _ = d.Close() }()
 	for _, name := range transient { // as versions pinned them that did not know better
-		if err := os.Remove(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := unpin(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", pins.mapPin(name), err)
 		}
 	}
@@ -210,7 +231,10 @@ func startSweep(p *ebpf.Program) error {
 	var ret uint32
 	for range 100 {
 		var err error
-		if ret, err = p.Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
+		if err = failpoint.Reach("run program", "start_sweep"); err == nil {
+			ret, err = p.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+		}
+		if err != nil {
 			return fmt.Errorf("run program start_sweep: %w", explain(err))
 		}
 		if ret == 0 {
@@ -258,16 +282,25 @@ type pinner interface {
 	Unpin() error
 }
 
+func pinAt(o pinner, path string) error {
+	return failpoint.Do("pin", path, func() error { return o.Pin(path) })
+}
+
+func unpin(path string) error {
+	return failpoint.Do("remove pin", path, func() error { return os.Remove(path) })
+}
+
 // pinOver pins an object in place of another; there is no moment without a pin.
 func pinOver(o pinner, path string) error {
 	next := path + "-next"
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := unpin(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", next, err)
 	}
-	if err := o.Pin(next); err != nil {
+	if err := pinAt(o, next); err != nil {
 		return fmt.Errorf("pin %s: %w", path, permission(err))
 	}
-	if err := os.Rename(next, path); err != nil {
+	if err := failpoint.Do("rename pin", next, func() error { return os.Rename(next, path) }); err != nil {
+		_ = os.Remove(next)
 		return fmt.Errorf("pin %s: %w", path, err)
 	}
 	return nil
@@ -282,11 +315,11 @@ func updateLink(path string, prog *ebpf.Program) error {
 	}
 	defer func() { _ = l.Close() }()
 	if prog == nil {
-		return os.Remove(path)
+		return unpin(path)
 	}
-	err = l.Update(prog)
+	err = failpoint.Do("update link", path, func() error { return l.Update(prog) })
 	if errors.Is(err, unix.ENOLINK) {
-		return os.Remove(path)
+		return unpin(path)
 	}
 	return err
 }

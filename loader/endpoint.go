@@ -20,11 +20,27 @@ func full(err error) error {
 
 // PutEndpoint adds an endpoint or replaces what is known of it. If its device changed,
 // flows toward the old one end. What is known of the device goes first: an endpoint that is there is there
-// wholly, also if a command was killed.
+// wholly, also if a command was killed. What fails for a new one is taken back.
 func (d *Datapath) PutEndpoint(e Endpoint) error {
 	if e.Slot == 0 || e.Slot >= MaxSlots {
 		return fmt.Errorf("slot %d: out of range", e.Slot)
 	}
+	m, err := d.pinned("endpoints")
+	if err != nil {
+		return err
+	}
+	var had datapathEndpoint
+	known := slices.ContainsFunc(e.Addrs, func(a netip.Addr) bool { return m.Lookup(toAddr(a), &had) == nil })
+	if err := d.writeEndpoint(e); err != nil {
+		if !known {
+			err = errors.Join(err, d.DeleteEndpoint(e))
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Datapath) writeEndpoint(e Endpoint) error {
 	v4, v6 := byFamily(e.Addrs)
 	value := datapathEndpoint{Ifindex: uint32(e.Ifindex), Network: e.Network, Slot: e.Slot, Mac: toMAC(e.MAC)}
 	for _, a := range e.Addrs {
@@ -79,6 +95,38 @@ func (d *Datapath) removeDevice(ifindex uint32) error {
 	return d.remove("devices", ifindex)
 }
 
+// ForgetDevices removes what is known of devices that no endpoint has, as a command leaves
+// that was killed at PutEndpoint or DeleteEndpoint. It returns how many those were.
+func (d *Datapath) ForgetDevices() (int, error) {
+	all, err := d.Endpoints()
+	if err != nil {
+		return 0, err
+	}
+	own := make(map[uint32]bool, len(all))
+	for _, e := range all {
+		own[uint32(e.Ifindex)] = true
+	}
+	m, err := d.pinned("devices")
+	if err != nil {
+		return 0, err
+	}
+	var stray []uint32
+	if err := each(m, func(ifindex *uint32, _ *datapathDevice) bool {
+		if !own[*ifindex] {
+			stray = append(stray, *ifindex)
+		}
+		return true
+	}); err != nil {
+		return 0, fmt.Errorf("read map devices: %w", err)
+	}
+	for _, ifindex := range stray {
+		if err := d.removeDevice(ifindex); err != nil {
+			return 0, err
+		}
+	}
+	return len(stray), nil
+}
+
 func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEndpoint) error {
 	m, err := d.pinned(name)
 	if err != nil {
@@ -122,8 +170,8 @@ func (d *Datapath) retire(slots ...uint32) error {
 		if err := m.Lookup(slot, &gen); err != nil {
 			return fmt.Errorf("read generation %d: %w", slot, err)
 		}
-		if err := m.Put(slot, gen+1); err != nil {
-			return fmt.Errorf("raise generation %d: %w", slot, err)
+		if err := d.put("gens", slot, gen+1); err != nil {
+			return err
 		}
 		if err := d.put("shares", slot, datapathShare{}); err != nil {
 			return err

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // PutNetwork adds a network or replaces what is known of it. Its own entry goes last: a network that
-// is there is there wholly, also if a command was killed.
+// is there is there wholly, also if a command was killed. What fails for a new one is taken back.
 func (d *Datapath) PutNetwork(n Network) error {
 	if n.ID == 0 || n.ID >= MaxNetworks {
 		return fmt.Errorf("network id %d: out of range", n.ID)
@@ -24,6 +27,24 @@ func (d *Datapath) PutNetwork(n Network) error {
 		Flags:    networkFlags(n),
 		Mac:      toMAC(n.BridgeMAC),
 	}
+	m, err := d.pinned("networks")
+	if err != nil {
+		return err
+	}
+	var had datapathNetwork
+	if err := m.Lookup(n.ID, &had); err != nil {
+		return fmt.Errorf("read map networks: %w", permission(err))
+	}
+	if err := d.writeNetwork(n, value); err != nil {
+		if had.Bridge == 0 {
+			err = errors.Join(err, d.DeleteNetwork(n))
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Datapath) writeNetwork(n Network, value datapathNetwork) error {
 	if err := d.markInner(n.Subnets); err != nil {
 		return err
 	}
@@ -60,14 +81,20 @@ func subnetKey(p netip.Prefix) datapathSubnetKey {
 	return datapathSubnetKey{Prefixlen: uint32(bits), Addr: toAddr(p.Masked().Addr())}
 }
 
-// DeleteNetwork removes a network and its subnets. One that is not there is no error.
+// DeleteNetwork removes a network and its subnets, also those that n does not name. One that is not there
+// is no error.
 func (d *Datapath) DeleteNetwork(n Network) error {
-	for _, s := range n.Subnets {
-		if err := d.remove("subnets", subnetKey(s)); err != nil {
-			return err
+	had, err := removeIf(d, "subnets", func(_ *datapathSubnetKey, id *uint32) bool { return *id == n.ID })
+	if err != nil {
+		return err
+	}
+	gone := slices.Clone(n.Subnets)
+	for _, k := range had {
+		if addr := fromAddr(k.Addr); addr.Is4() {
+			gone = append(gone, netip.PrefixFrom(addr, int(k.Prefixlen)-96))
 		}
 	}
-	if err := d.unmarkInner(n.Subnets); err != nil {
+	if err := d.unmarkInner(gone); err != nil {
 		return err
 	}
 	if n.ID == 0 || n.ID >= MaxNetworks {
@@ -100,7 +127,7 @@ func (d *Datapath) put(name string, key, value any) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Put(key, value); err != nil {
+	if err := failpoint.Do("write map", name, func() error { return m.Put(key, value) }); err != nil {
 		return fmt.Errorf("write map %s: %w", name, full(err))
 	}
 	return nil
@@ -112,7 +139,8 @@ func (d *Datapath) remove(name string, key any) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	err = failpoint.Do("delete from map", name, func() error { return m.Delete(key) })
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete from map %s: %w", name, err)
 	}
 	return nil

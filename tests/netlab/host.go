@@ -15,6 +15,7 @@ type Host struct {
 	State, BPFFS string   // directories, ebnet's --state and --bpffs
 	Cgroup       string   // ebnet's --cgroup; empty: not given
 	Env          []string // for each run of ebnet, as KEY=VALUE
+	Bin          string   // the ebnet to run; empty: Binary()
 
 	ran  bool
 	seen map[object]bool // eBPF objects that were pinned at some time
@@ -32,7 +33,11 @@ func (h *Host) Flags() []string {
 // Command is the whole command line of an ebnet command.
 func (h *Host) Command(args ...string) []string {
 	h.ran = true
-	return append(append([]string{Binary()}, h.Flags()...), args...)
+	bin := h.Bin
+	if bin == "" {
+		bin = Binary()
+	}
+	return append(append([]string{bin}, h.Flags()...), args...)
 }
 
 // TryEbnet runs ebnet and returns how it went.

@@ -150,7 +150,7 @@ func (h *Host) planEndpoint(t *tx, r ConnectRequest, n *networkRecord, ns *netde
 	e := &endpointRecord{
 		Name: r.Name, Network: n.Name, IfName: r.IfName, NetNS: r.NetNS,
 		NSPath: ns.Path, NSDev: ns.Dev, NSInode: ns.Inode,
-		NoDefaultRoute: r.NoDefaultRoute, Labels: r.Labels, Status: pending,
+		NoDefaultRoute: r.NoDefaultRoute, Transient: r.Transient, Labels: r.Labels, Status: pending,
 	}
 	if by := t.Bucket(ifnamesBucket).Get(ifnameKey(e)); by != nil {
 		return nil, conflict(what, "interface %s of namespace %s belongs to endpoint %q", e.IfName, e.NetNS, by).
@@ -236,8 +236,18 @@ func (h *Host) vethStep(n *networkRecord, e *endpointRecord, ns *netdev.NS) step
 	return step{
 		text: fmt.Sprintf("configure the link: %s in %s, %s on bridge %s", e.IfName, e.NetNS, e.HostIfName, n.Bridge),
 		do:   func() error { return h.createVeth(n, e, ns) },
-		undo: func() error { return h.deleteLink(e.Ifindex) },
+		undo: func() error { return errors.Join(h.deleteLink(e.Ifindex), h.forgetNeighbour(n, e)) },
 	}
+}
+
+// forgetNeighbour removes the endpoint from the neighbours of its bridge, where its link
+// has put it for good.
+func (h *Host) forgetNeighbour(n *networkRecord, e *endpointRecord) error {
+	bridge, ours, err := h.ownLink(n.Bridge, bridgeAlias(n.Name))
+	if err != nil || !ours {
+		return err
+	}
+	return h.k.DeleteNeighbour(bridge.Index, e.IP)
 }
 
 func (h *Host) createVeth(n *networkRecord, e *endpointRecord, ns *netdev.NS) error {
@@ -339,6 +349,8 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 		text: "end its flows",
 		do:   func() error { return dp.DeleteEndpoint(e.datapath(n.ID)) },
 		undo: func() error { return dp.PutEndpoint(e.datapath(n.ID)) },
+
+		partial: true,
 	}, {
 		do: func() error {
 			link, ours, err := h.ownLink(e.HostIfName, e.alias())
@@ -360,6 +372,7 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
 			return err
 		},
+		partial: true,
 	}, {
 		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),
 		do: func() error {
@@ -374,7 +387,7 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			}
 			return h.reconnect(n, e)
 		},
-	}, {do: func() error {
+	}, {do: func() error { return h.forgetNeighbour(n, e) }}, {do: func() error {
 		_ = dp.ForgetDrops(index) // a counter more is no harm
 		return nil
 	}}}

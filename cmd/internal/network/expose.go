@@ -200,6 +200,8 @@ func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRe
 		text: "unmap its ports: " + portList(ports, e),
 		do:   func() error { return h.closePorts(dp, publications(n, e, ports), tcp, udp) },
 		undo: func() error { return dp.Publish(publications(n, e, ports)...) },
+
+		partial: true,
 	}
 }
 

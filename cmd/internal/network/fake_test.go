@@ -201,6 +201,12 @@ func (f *fake) DeleteLinks(ifindexes ...int) error {
 	return nil
 }
 
+func (f *fake) DeleteUnfinished(ifindex int) error { return f.DeleteLink(ifindex) }
+
+func (f *fake) SpareLink(ifindex int) error { return f.change() }
+
+func (f *fake) DeleteNeighbour(int, ...netip.Addr) error { return nil }
+
 func (f *fake) LinkByName(name string) (netdev.Link, error) {
 	if l := f.links[name]; l != nil {
 		return *l, nil
@@ -403,6 +409,8 @@ func (d *fakeDatapath) DeleteEndpoint(e loader.Endpoint) error {
 	delete(d.endpoints, e.Slot)
 	return nil
 }
+
+func (d *fakeDatapath) ForgetDevices() (int, error) { return 0, nil }
 
 func (d *fakeDatapath) Endpoints() ([]loader.Endpoint, error) {
 	return slices.Collect(maps.Values(d.endpoints)), nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 	"github.com/ebnet/ebnet/loader/netdev"
 )
 
@@ -55,7 +56,7 @@ func (h *Host) Close() error {
 		if h.state.unnamed && h.verb {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
-			_ = os.Remove(h.lock.Name())
+			_ = failpoint.Do("remove", h.lock.Name(), func() error { return os.Remove(h.lock.Name()) })
 			_ = os.Remove(h.o.StateDir) // if empty
 		}
 		h.state = nil

@@ -27,6 +27,7 @@ type datapath interface {
 	PutEndpoint(e loader.Endpoint) error
 	DeleteEndpoint(e loader.Endpoint) error
 	Endpoints() ([]loader.Endpoint, error)
+	ForgetDevices() (int, error)
 	Publish(ps ...loader.Publication) error
 	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
 	PublishedCount() (int, error)
@@ -58,6 +59,9 @@ type kernel interface {
 	CreateVeth(v netdev.Veth) (ifindex int, err error)
 	DeleteLink(ifindex int) error
 	DeleteLinks(ifindexes ...int) error
+	DeleteUnfinished(ifindex int) error
+	SpareLink(ifindex int) error
+	DeleteNeighbour(ifindex int, addrs ...netip.Addr) error
 	LinkByName(name string) (netdev.Link, error)
 	Links() ([]netdev.Link, error)
 
@@ -125,6 +129,8 @@ func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error)       { return net
 func (linux) CreateVeth(v netdev.Veth) (int, error)                 { return netdev.CreateVeth(v) }
 func (linux) DeleteLink(ifindex int) error                          { return netdev.DeleteLink(ifindex) }
 func (linux) DeleteLinks(ifindexes ...int) error                    { return netdev.DeleteLinks(ifindexes...) }
+func (linux) DeleteUnfinished(ifindex int) error                    { return netdev.DeleteUnfinished(ifindex) }
+func (linux) SpareLink(ifindex int) error                           { return netdev.SpareLink(ifindex) }
 func (linux) LinkByName(name string) (netdev.Link, error)           { return netdev.LinkByName(name) }
 func (linux) Links() ([]netdev.Link, error)                         { return netdev.Links() }
 func (linux) OpenNS(ref string) (*netdev.NS, error)                 { return netdev.OpenNS(ref) }
@@ -145,6 +151,9 @@ func (linux) Sysctl(path string) (string, error)                    { return net
 func (linux) DetectSides() ([]netdev.Uplink, error)                 { return netdev.DetectSides() }
 func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 	return netdev.SetLocalReservedPorts(ports)
+}
+func (linux) DeleteNeighbour(ifindex int, addrs ...netip.Addr) error {
+	return netdev.DeleteNeighbour(ifindex, addrs...)
 }
 func (linux) DetachFilter(ifindex int, ingress bool) error {
 	return netdev.DetachFilter(ifindex, ingress)

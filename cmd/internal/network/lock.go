@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // lockWait is how long a command waits for others before it gives up.
@@ -55,8 +57,11 @@ func openLock(path string, create bool) (*os.File, error) {
 		}
 		return f, fileError(path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := failpoint.Do("make directory", "state", func() error { return os.MkdirAll(filepath.Dir(path), 0o700) }); err != nil {
 		return nil, fileError(filepath.Dir(path), err)
+	}
+	if err := failpoint.Reach("create", path); err != nil {
+		return nil, fileError(path, err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	return f, fileError(path, err)
@@ -102,7 +107,7 @@ func sameFile(f *os.File, path string) bool {
 // signLock is for people; that it fails harms nothing.
 func signLock(f *os.File) {
 	text := fmt.Sprintf("%d %s\n", os.Getpid(), strings.Join(os.Args, " "))
-	if f.Truncate(0) == nil {
+	if failpoint.Reach("sign", f.Name()) == nil && f.Truncate(0) == nil {
 		_, _ = f.WriteAt([]byte(text), 0)
 	}
 }

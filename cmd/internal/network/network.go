@@ -537,6 +537,7 @@ func (h *Host) unbridgeSteps(dp datapath, n *networkRecord) []step {
 				_, err := h.attach(dp, hook, bridge.Index)
 				return err
 			},
+			partial: true,
 		}
 	}
 	return []step{
@@ -548,6 +549,8 @@ func (h *Host) unbridgeSteps(dp datapath, n *networkRecord) []step {
 			text: "remove the network",
 			do:   func() error { return dp.DeleteNetwork(n.datapath(bridge.Index)) },
 			undo: func() error { return dp.PutNetwork(n.datapath(bridge.Index)) },
+
+			partial: true,
 		},
 		unhook(loader.FromBridge),
 		unhook(loader.ToBridge),

@@ -75,6 +75,7 @@ type endpointRecord struct {
 	NSDev          uint64            `json:"ns_dev"`
 	NSInode        uint64            `json:"ns_inode"`
 	NoDefaultRoute bool              `json:"no_default_route,omitempty"`
+	Transient      bool              `json:"transient,omitempty"` // ends with its namespace
 	Labels         map[string]string `json:"labels,omitempty"`
 	Status         status            `json:"status,omitempty"`
 }

@@ -17,9 +17,11 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebnet/ebnet/ipam"
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // stateFile is the name of the state below Options.StateDir.
@@ -105,15 +107,15 @@ func (s *state) open(path string, readOnly bool) (err error) {
 	return nil
 }
 
-// openUnnamed opens an empty state in a file that is unlinked at once.
+// openUnnamed opens an empty state in a file that has no name anywhere, so that nothing is
+// left of it whatever happens.
 func (s *state) openUnnamed() error {
-	f, err := os.CreateTemp("", "ebnet-*.db")
+	fd, err := unix.MemfdCreate("ebnet.db", unix.MFD_CLOEXEC)
 	if err != nil {
 		return failed("open an empty state", err)
 	}
-	defer os.Remove(f.Name())
-	_ = f.Close()
-	if s.db, err = bbolt.Open(f.Name(), 0o600, &bbolt.Options{NoSync: true}); err != nil {
+	defer unix.Close(fd)
+	if s.db, err = bbolt.Open(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600, &bbolt.Options{NoSync: true}); err != nil {
 		return failed("open an empty state", err)
 	}
 	return s.update(func(t *tx) error {
@@ -132,12 +134,14 @@ func (s *state) openUnnamed() error {
 // name gives the unnamed state its file, which is whole whenever it is there.
 func (s *state) name() error {
 	fresh := s.path() + ".new"
-	err := s.db.View(func(t *bbolt.Tx) error { return t.CopyFile(fresh, 0o600) })
+	err := failpoint.Do("write", fresh, func() error {
+		return s.db.View(func(t *bbolt.Tx) error { return t.CopyFile(fresh, 0o600) })
+	})
 	if err == nil {
 		err = syncPath(fresh)
 	}
 	if err == nil {
-		err = os.Rename(fresh, s.path())
+		err = failpoint.Do("rename", fresh, func() error { return os.Rename(fresh, s.path()) })
 	}
 	if err == nil {
 		err = syncPath(s.dir)
@@ -170,9 +174,10 @@ func (s *state) discard() error {
 
 // remove deletes the file; the state is empty and unnamed again.
 func (s *state) remove() error {
+	_ = os.Remove(s.path() + ".new") // of a command that was killed in name
 	if !s.unnamed {
 		_ = s.db.Close()
-		if err := os.Remove(s.path()); err != nil {
+		if err := failpoint.Do("remove", s.path(), func() error { return os.Remove(s.path()) }); err != nil {
 			return fileError(s.path(), err)
 		}
 		s.unnamed, s.created = true, false
@@ -204,7 +209,7 @@ func (s *state) change(commit bool, fn func(*tx) error) error {
 		if s.committing != nil {
 			return s.committing()
 		}
-		return nil
+		return failpoint.Reach("commit", "")
 	})
 	switch {
 	case errors.Is(err, errUnchanged):

@@ -77,6 +77,7 @@ type bringUp struct {
 	have     map[uint32]loader.Endpoint // in the datapath, by slot
 	relinked bool                       // an endpoint has a new device
 	moved    map[string]bool            // endpoints whose record has to be written
+	ended    map[string]bool            // transient endpoints that are over
 	report   UpReport
 }
 
@@ -316,7 +317,7 @@ func (u *bringUp) read(t *tx) error {
 
 // apply makes the kernel what was read.
 func (u *bringUp) apply(w *work) error {
-	u.moved = map[string]bool{}
+	u.moved, u.ended = map[string]bool{}, map[string]bool{}
 	if err := w.do(step{undo: u.forget}, u.loadStep()); err != nil {
 		return err
 	}
@@ -537,6 +538,9 @@ func (u *bringUp) relink(n *networkRecord, e *endpointRecord) (created, gone boo
 	}
 	err = u.h.reconnect(n, e)
 	switch {
+	case errors.Is(err, netdev.ErrNotFound) && e.Transient:
+		u.ended[e.Name] = true
+		return false, true, nil
 	case errors.Is(err, netdev.ErrNotFound):
 		u.report.Gone = append(u.report.Gone, e.Name)
 		return false, true, nil
@@ -574,10 +578,20 @@ func (u *bringUp) inDatapath(slot uint32) (loader.Endpoint, error) {
 	return u.have[slot], nil
 }
 
-// setAside takes an endpoint that is gone out of the datapath; it stays recorded.
+// setAside takes an endpoint that is gone out of the datapath; it stays recorded, unless
+// it ends with its namespace.
 func (u *bringUp) setAside(n *networkRecord, e *endpointRecord) error {
 	if err := u.h.unpublish(u.h.dp, n, e, u.ports[e.Name]); err != nil {
 		return err
+	}
+	if u.ended[e.Name] {
+		u.changed()
+		u.left.ports = append(u.left.ports, u.ports[e.Name]...)
+		u.left.endpoints = append(u.left.endpoints, e)
+		u.endpoints = slices.DeleteFunc(u.endpoints, func(o *endpointRecord) bool { return o == e })
+		if err := u.h.forgetNeighbour(n, e); err != nil {
+			return err
+		}
 	}
 	delete(u.ports, e.Name)
 	have, err := u.inDatapath(e.Slot)

@@ -1,0 +1,53 @@
+package netlab
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+)
+
+// Entries counts the entries of the pinned maps by their names, those of an array that are
+// not all zero, and of ports those that are published. Maps that packets fill are not among them, nor what only ever grows.
+func (h *Host) Entries(tb testing.TB) map[string]int {
+	tb.Helper()
+	entries := make(map[string]int)
+	for _, name := range []string{"endpoints", "devices", "nears", "networks", "subnets", "inner", "services", "ports", "sources", "uplinks", "near_uplinks"} {
+		paths, err := filepath.Glob(filepath.Join(h.BPFFS, "v*", "maps", name))
+		if err != nil || len(paths) > 1 {
+			tb.Fatalf("maps called %s: %v (%v)", name, paths, err)
+		}
+		if len(paths) == 0 {
+			continue
+		}
+		n, err := countEntries(paths[0])
+		if err != nil {
+			tb.Fatalf("count map %s: %v", name, err)
+		}
+		entries[name] = n
+	}
+	return entries
+}
+
+func countEntries(path string) (n int, err error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	var key, value []byte
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		switch {
+		case filepath.Base(path) == "ports":
+			// struct port_word of bpf/abi.h: the second word is what is published.
+			n += bits.OnesCount64(binary.NativeEndian.Uint64(value[8:]))
+		case m.Type() != ebpf.Array || slices.ContainsFunc(value, func(b byte) bool { return b != 0 }):
+			n++
+		}
+	}
+	return n, it.Err()
+}
