@@ -359,12 +359,12 @@ func (s *stage) sweep(t *testing.T, vs ...verb) {
 				attempt(fmt.Sprintf("fail %d %s", n+1, tr.points[n]), func(t *testing.T) { tr.failed(t, fmt.Sprintf("fail:%d", n+1), tr.points[n]) })
 			}
 			t.Logf("%d points, %d trials, %v", len(tr.points), ran, time.Since(began).Round(time.Millisecond))
+			if v.tear != nil {
+				v.tear(t, s)
+			}
 		})
 		if !ok {
 			t.FailNow()
-		}
-		if v.tear != nil {
-			v.tear(t, s)
 		}
 	}
 }

@@ -63,10 +63,6 @@ var verbs = []verb{
 		prepare: ebnet("network create routed --mode routed --subnet 10.9.0.0/24"), reset: ebnet("disconnect c1"), tear: ebnet("network rm routed"),
 	},
 	{name: "disconnect", args: []string{"disconnect c1"}, prepare: ebnet(connectC1), reset: ebnet(connectC1), tear: ebnet("disconnect c1")},
-	{
-		name: "disconnect two", args: []string{"disconnect c1 c2"}, partial: true,
-		prepare: ebnet(connectC1, connectC2), reset: ebnet(connectC1, connectC2), tear: ebnet("disconnect c1 c2"),
-	},
 	{name: "disconnect vanished", args: []string{"disconnect v"}, prepare: vanished, reset: vanished, tear: ebnet("disconnect v")},
 	{name: "expose", args: []string{exposeC1}, prepare: ebnet(plainC1), reset: ebnet("unexpose c1"), tear: ebnet("disconnect c1")},
 	{name: "unexpose", args: []string{"unexpose c1"}, prepare: ebnet(plainC1, exposeC1), reset: ebnet(exposeC1), tear: ebnet("disconnect c1")},

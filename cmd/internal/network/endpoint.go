@@ -299,10 +299,11 @@ func (h *Host) Disconnect(name string) error {
 		if err != nil {
 			return nil, err
 		}
-		steps, err := h.disconnectSteps(t, dp, n, e)
+		restore, steps, err := h.disconnectSteps(t, dp, n, e)
 		if err != nil {
 			return nil, err
 		}
+		steps = append([]step{restore}, steps...)
 		if dp != nil {
 			steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
 		}
@@ -315,29 +316,30 @@ func (h *Host) Disconnect(name string) error {
 }
 
 // disconnectSteps mark the endpoint as being removed and return the steps that
-// take it out of the kernel.
-func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord) ([]step, error) {
+// take it out of the kernel, and the one that is to stand before the first step
+// of the verb: it brings the record back.
+func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord) (restore step, steps []step, err error) {
 	h.say("remove endpoint %q", e.Name)
 	ports, err := t.portsOf(e.Name)
 	if err != nil {
-		return nil, err
+		return step{}, nil, err
 	}
 	was := e.Status
 	e.Status = removing
 	if err := t.putEndpoint(e); err != nil {
-		return nil, err
+		return step{}, nil, err
 	}
-	steps := []step{{undo: func() error {
+	restore = step{undo: func() error {
 		e.Status = was
 		return h.state.change(true, func(t *tx) error { return t.putEndpoint(e) })
-	}}}
+	}}
 	if dp == nil {
-		return steps, nil
+		return restore, nil, nil
 	}
 	if len(ports) > 0 {
 		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
 	}
-	return append(steps, h.unlinkSteps(dp, n, e)...), nil
+	return restore, append(steps, h.unlinkSteps(dp, n, e)...), nil
 }
 
 // unlinkSteps take back what endpointSteps and vethStep did. A device can only
