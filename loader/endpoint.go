@@ -95,6 +95,25 @@ func (d *Datapath) removeDevice(ifindex uint32) error {
 	return d.remove("devices", ifindex)
 }
 
+// HasEndpoint reports whether the datapath has the endpoint at one of its addresses.
+func (d *Datapath) HasEndpoint(e Endpoint) (bool, error) {
+	m, err := d.pinned("endpoints")
+	if err != nil {
+		return false, err
+	}
+	for _, a := range e.Addrs {
+		var have datapathEndpoint
+		err := m.Lookup(toAddr(a), &have)
+		if err == nil && have.Slot == e.Slot {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return false, fmt.Errorf("read map endpoints: %w", permission(err))
+		}
+	}
+	return false, nil
+}
+
 // ForgetDevices removes what is known of devices that no endpoint has, as a command leaves
 // that was killed at PutEndpoint or DeleteEndpoint. It returns how many those were.
 func (d *Datapath) ForgetDevices() (int, error) {

@@ -73,7 +73,7 @@ var verbs = []verb{
 	},
 	{name: "up --fast-path off", args: []string{"up --fast-path off"}, reset: ebnet("up --fast-path on")},
 	{name: "up -f", args: []string{"up -f $TMP/after --prune"}, partial: true, prepare: file, reset: ebnet("up -f $TMP/before --prune"), tear: ebnet("disconnect c2", "network rm web")},
-	{name: "up after a kill", args: []string{"up"}, prepare: killedConnect, reset: killedConnect, tear: ebnet("up")},
+	{name: "up after a kill", args: []string{"up"}, forward: true, prepare: killedConnect, reset: killedConnect, tear: ebnet("up")},
 }
 
 const (
@@ -165,12 +165,12 @@ func talking(t *testing.T, s *stage) {
 // file writes the two files between which `up -f` changes, and applies the first.
 func file(t *testing.T, s *stage) {
 	t.Helper()
-	const bystander = "{name: bystander, netns: $bystander, ports: ['8080:80', '5000:5001/udp']}"
+	const same = "{name: bystander, netns: $bystander, ports: ['8080:80', '5000:5001/udp']}"
 	for name, text := range map[string]string{
 		"before": "networks: [{name: web, subnets: [10.7.0.0/24]}]\n" +
-			"endpoints: [" + bystander + ", {name: c2, network: web, netns: $c2, ips: [10.7.0.8], ports: ['9100:80']}]\n",
+			"endpoints: [" + same + ", {name: c2, network: web, netns: $c2, ips: [10.7.0.8], ports: ['9100:80']}]\n",
 		"after": "networks: [{name: blue, subnets: [10.8.0.0/24]}]\n" +
-			"endpoints: [" + bystander + ", {name: c1, network: blue, netns: $c1, ips: [10.8.0.7], ports: ['9000-9004:80-84', '40000:80/udp']}]\n",
+			"endpoints: [" + same + ", {name: c1, network: blue, netns: $c1, ips: [10.8.0.7], ports: ['9000-9004:80-84', '40000:80/udp']}]\n",
 	} {
 		if err := os.WriteFile(filepath.Join(s.tmp, name), []byte(s.fill(text)), 0o600); err != nil {
 			t.Fatal(err)

@@ -345,13 +345,22 @@ func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpoint
 // unlinkSteps take back what endpointSteps and vethStep did. A device can only
 // be brought back as a new one, with another index.
 func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []step {
-	var there bool
+	var known, there bool
 	index := e.Ifindex
 	return []step{{
 		text: "end its flows",
-		do:   func() error { return dp.DeleteEndpoint(e.datapath(n.ID)) },
-		undo: func() error { return dp.PutEndpoint(e.datapath(n.ID)) },
-
+		do: func() (err error) {
+			if known, err = dp.HasEndpoint(e.datapath(n.ID)); err != nil {
+				return err
+			}
+			return dp.DeleteEndpoint(e.datapath(n.ID))
+		},
+		undo: func() error {
+			if !known {
+				return nil
+			}
+			return dp.PutEndpoint(e.datapath(n.ID))
+		},
 		partial: true,
 	}, {
 		do: func() error {

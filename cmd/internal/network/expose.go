@@ -196,11 +196,21 @@ func (h *Host) closePorts(dp datapath, ps []loader.Publication, stillTCP, stillU
 // unpublishStep closes the ports.
 func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) step {
 	tcp, udp := t.stillPublished(ports)
+	var known bool // what is gone has no open ports
 	return step{
 		text: "unmap its ports: " + portList(ports, e),
-		do:   func() error { return h.closePorts(dp, publications(n, e, ports), tcp, udp) },
-		undo: func() error { return dp.Publish(publications(n, e, ports)...) },
-
+		do: func() (err error) {
+			if known, err = dp.HasEndpoint(e.datapath(n.ID)); err != nil {
+				return err
+			}
+			return h.closePorts(dp, publications(n, e, ports), tcp, udp)
+		},
+		undo: func() error {
+			if !known {
+				return nil
+			}
+			return dp.Publish(publications(n, e, ports)...)
+		},
 		partial: true,
 	}
 }

@@ -411,6 +411,11 @@ func (d *fakeDatapath) DeleteEndpoint(e loader.Endpoint) error {
 	return nil
 }
 
+func (d *fakeDatapath) HasEndpoint(e loader.Endpoint) (bool, error) {
+	_, ok := d.endpoints[e.Slot]
+	return ok, nil
+}
+
 func (d *fakeDatapath) ForgetDevices() (int, error) { return 0, nil }
 
 func (d *fakeDatapath) Endpoints() ([]loader.Endpoint, error) {

@@ -26,6 +26,7 @@ type datapath interface {
 	Networks() ([]uint32, error)
 	PutEndpoint(e loader.Endpoint) error
 	DeleteEndpoint(e loader.Endpoint) error
+	HasEndpoint(e loader.Endpoint) (bool, error)
 	Endpoints() ([]loader.Endpoint, error)
 	ForgetDevices() (int, error)
 	Publish(ps ...loader.Publication) error

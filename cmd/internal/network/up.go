@@ -584,14 +584,14 @@ func (u *bringUp) setAside(n *networkRecord, e *endpointRecord) error {
 	if err := u.h.unpublish(u.h.dp, n, e, u.ports[e.Name]); err != nil {
 		return err
 	}
+	if err := u.h.forgetNeighbour(n, e); err != nil {
+		return err
+	}
 	if u.ended[e.Name] {
 		u.changed()
 		u.left.ports = append(u.left.ports, u.ports[e.Name]...)
 		u.left.endpoints = append(u.left.endpoints, e)
 		u.endpoints = slices.DeleteFunc(u.endpoints, func(o *endpointRecord) bool { return o == e })
-		if err := u.h.forgetNeighbour(n, e); err != nil {
-			return err
-		}
 	}
 	delete(u.ports, e.Name)
 	have, err := u.inDatapath(e.Slot)
