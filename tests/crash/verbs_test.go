@@ -53,7 +53,7 @@ var verbs = []verb{
 		prepare: ebnet(createWeb, inWeb1, inWeb2), reset: ebnet(createWeb, inWeb1, inWeb2), tear: ebnet("network rm web --force"),
 	},
 	{
-		name: "network prune", args: []string{"network prune"}, partial: true,
+		name: "network prune", args: []string{"network prune"}, partial: true, composed: true,
 		prepare: ebnet(createWeb, "network create blue --subnet 10.8.0.0/24"),
 		reset:   ebnet(createWeb, "network create blue --subnet 10.8.0.0/24"), tear: ebnet("network prune"),
 	},
@@ -66,13 +66,13 @@ var verbs = []verb{
 	{name: "disconnect vanished", args: []string{"disconnect v"}, prepare: vanished, reset: vanished, tear: ebnet("disconnect v")},
 	{name: "expose", args: []string{exposeC1}, prepare: ebnet(plainC1), reset: ebnet("unexpose c1"), tear: ebnet("disconnect c1")},
 	{name: "unexpose", args: []string{"unexpose c1"}, prepare: ebnet(plainC1, exposeC1), reset: ebnet(exposeC1), tear: ebnet("disconnect c1")},
-	{name: "run", args: []string{"run --name r1 -p 9000:80 -- true"}, reset: ebnet(), settle: onlyBystander, transient: true},
+	{name: "run", args: []string{"run --name r1 -p 9000:80 -- true"}, reset: ebnet(), settle: onlyBystander, composed: true, transient: true},
 	{
 		name: "flows --flush", args: []string{"flows --flush --endpoint c1"},
 		prepare: talking, reset: talking, tear: ebnet("disconnect c1"),
 	},
 	{name: "up --fast-path off", args: []string{"up --fast-path off"}, reset: ebnet("up --fast-path on")},
-	{name: "up -f", args: []string{"up -f $TMP/after --prune"}, partial: true, prepare: file, reset: ebnet("up -f $TMP/before --prune"), tear: ebnet("disconnect c2", "network rm web")},
+	{name: "up -f", args: []string{"up -f $TMP/after --prune"}, partial: true, composed: true, prepare: file, reset: ebnet("up -f $TMP/before --prune"), tear: ebnet("disconnect c2", "network rm web")},
 	{name: "up after a kill", args: []string{"up"}, forward: true, prepare: killedConnect, reset: killedConnect, tear: ebnet("up")},
 }
 
@@ -108,7 +108,7 @@ var (
 func idle(t *testing.T, bin string, env ...string) *stage {
 	s := newStage(t, bin, env...)
 	s.containers = s.Containers(t, "c1", "c2")
-	s.Host.BPFFS = filepath.Join(t.TempDir(), "bpf", "ebnet")
+	s.Host.BPFFS = filepath.Join(s.mount, "ebnet")
 	return s
 }
 
@@ -224,7 +224,7 @@ func reboot(t *testing.T, s *stage) {
 	s.Host.Try(t, nil, "tc", "qdisc", "delete", "dev", netlab.UplinkLink, "clsact") // where it is
 	s.Host.SetSysctl(t, "net/ipv4/ip_local_reserved_ports", "\n")
 	s.Host.Run(t, "umount", s.Host.BPFFS)
-	if err := os.RemoveAll(filepath.Dir(s.Host.BPFFS)); err != nil {
+	if err := os.Remove(s.Host.BPFFS); err != nil {
 		t.Fatal(err)
 	}
 }

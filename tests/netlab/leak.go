@@ -85,13 +85,13 @@ func identify(tb testing.TB, path string) []object {
 }
 
 // Pins lists the files in the host's bpf file system, but for the listings that
-// the kernel itself puts into its root.
+// the kernel itself puts into the root of one.
 func (h *Host) Pins(tb testing.TB) []string {
 	tb.Helper()
 	var pins []string
-	root := filepath.Dir(h.BPFFS) // the mount point
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		byKernel := filepath.Dir(path) == root && strings.HasSuffix(path, ".debug")
+	// The directory above is the mount point, unless ebnet has mounted one itself.
+	err := filepath.WalkDir(filepath.Dir(h.BPFFS), func(path string, d fs.DirEntry, err error) error {
+		byKernel := strings.HasSuffix(path, ".debug")
 		if err == nil && !d.IsDir() && !byKernel {
 			pins = append(pins, path)
 		}
