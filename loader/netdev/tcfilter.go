@@ -85,17 +85,21 @@ func DetachFilter(ifindex int, ingress bool) error {
 		if err != nil || own == nil {
 			return err
 		}
-		if err := h.FilterDel(own); err != nil && !gone(err) {
-			return fmt.Errorf("detach %s from interface %d: %w", own.Name, ifindex, sentinel(err))
-		}
+		filters := 0
 		for _, side := range []bool{true, false} {
-			rest, err := listFilters(h, ifindex, side)
-			if err != nil || len(rest) > 0 {
+			there, err := listFilters(h, ifindex, side)
+			if err != nil {
 				return err
 			}
+			filters += len(there)
 		}
-		if err := h.QdiscDel(clsact(ifindex)); err != nil && !gone(err) {
-			return fmt.Errorf("remove clsact from interface %d: %w", ifindex, sentinel(err))
+		if filters > 1 {
+			err = h.FilterDel(own)
+		} else { // in one request, or an empty qdisc would be left by whoever is killed between two
+			err = h.QdiscDel(clsact(ifindex))
+		}
+		if err != nil && !gone(err) {
+			return fmt.Errorf("detach %s from interface %d: %w", own.Name, ifindex, sentinel(err))
 		}
 		return nil
 	})

@@ -1,11 +1,15 @@
 package crash
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/ebnet/ebnet/tests/netlab"
 )
@@ -35,6 +39,62 @@ func TestPrivilegedVerbs(t *testing.T) {
 		t.Parallel()
 		idle(t, bin, "EBNET_TCX=off").sweep(t, hostFilterVerbs...)
 	})
+}
+
+// TestPrivilegedHalfLoaded: a command that is killed while the maps are pinned, which one request
+// of the library does, leaves some of them.
+func TestPrivilegedHalfLoaded(t *testing.T) {
+	s := idle(t, netlab.FailpointBinary(t))
+	up := verb{args: []string{"up"}}
+	s.Host.Up(t)
+	want := s.snapshot(t)
+	for range 5 {
+		s.Host.Ebnet(t, "down", "--purge")
+		list := filepath.Join(t.TempDir(), "points")
+		// The first one after all maps are pinned.
+		if r := s.with(t, up, "fail:100000,list:"+list); r.Code != 0 {
+			t.Fatal(r)
+		}
+		loaded := slices.Index(read(t, list), "load the programs") + 2
+		s.Host.Ebnet(t, "down", "--purge")
+		if r := s.with(t, up, killAt(loaded)); r.Code != -1 {
+			t.Fatal(r)
+		}
+		pins := s.Host.Pins(t)
+		if len(pins) < 20 {
+			t.Fatalf("pins after the kill: %v", pins)
+		}
+		for _, i := range s.random.Perm(len(pins))[:s.random.IntN(len(pins))] {
+			if err := os.Remove(pins[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.up(t)
+		if d := cmp.Diff(want, s.snapshot(t)); d != "" {
+			t.Errorf("(-want +have):\n%s", d)
+		}
+		if s.up(t) {
+			t.Error("the second up changed something")
+		}
+	}
+}
+
+// TestPrivilegedNoFailpoints: the ebnet that people get has none.
+func TestPrivilegedNoFailpoints(t *testing.T) {
+	l := netlab.New(t)
+	list := filepath.Join(t.TempDir(), "points")
+	l.Host.Env = []string{"EBNET_FAILPOINT=kill:1,fail:1,list:" + list}
+	l.Host.Up(t)
+	if _, err := os.Stat(list); !os.IsNotExist(err) {
+		t.Errorf("a list of fail-points was written: %v", err)
+	}
+	bin, err := os.ReadFile(netlab.Binary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(bin, []byte("EBNET_FAILPOINT")) {
+		t.Error("the binary knows of EBNET_FAILPOINT")
+	}
 }
 
 const (

@@ -113,7 +113,7 @@ func (u *bringUp) tidyLinks() error {
 		switch {
 		case l.Ours() && wanted[l.Alias] != l.Name:
 			err = u.h.deleteLink(l.Index)
-		case u.unfinished(l):
+		case unfinished(l, slices.Concat(u.endpoints, u.left.endpoints), u.left.networks):
 			err = u.h.k.DeleteUnfinished(l.Index)
 		case l.Ours() && l.Doomed:
 			err = u.h.k.SpareLink(l.Index)
@@ -127,19 +127,17 @@ func (u *bringUp) tidyLinks() error {
 	return u.tidyNeighbours()
 }
 
-// unfinished reports whether a command was killed while it made the device. A bridge is
-// only that if nothing recorded goes on to make it.
-func (u *bringUp) unfinished(l netdev.Link) bool {
+// unfinished reports whether a command was killed while it made the device for one of the
+// endpoints or networks. Of networks only those are given whose bridge nothing goes on to make.
+func unfinished(l netdev.Link, endpoints []*endpointRecord, networks []*networkRecord) bool {
 	if l.Alias != "" {
 		return false
 	}
-	veth := func(e *endpointRecord) bool { return e.HostIfName == l.Name }
-	bridge := func(n *networkRecord) bool { return n.Bridge == l.Name && bytes.Equal(n.bridgeMAC(), l.MAC) }
 	switch l.Kind {
 	case "veth":
-		return slices.ContainsFunc(u.endpoints, veth) || slices.ContainsFunc(u.left.endpoints, veth)
+		return slices.ContainsFunc(endpoints, func(e *endpointRecord) bool { return e.HostIfName == l.Name })
 	case "bridge":
-		return slices.ContainsFunc(u.left.networks, bridge)
+		return slices.ContainsFunc(networks, func(n *networkRecord) bool { return n.Bridge == l.Name && bytes.Equal(n.bridgeMAC(), l.MAC) })
 	}
 	return false
 }
