@@ -130,8 +130,11 @@ func (d *Datapath) mayBecome(about datapathAbout) error {
 	return nil
 }
 
-// complete reports whether every program is pinned.
+// complete reports whether every program is pinned, and links can be.
 func (d *Datapath) complete() bool {
+	if _, err := os.Stat(d.pins.links()); err != nil {
+		return false
+	}
 	for _, p := range programs {
 		if _, err := os.Stat(d.pins.program(string(p))); err != nil {
 			return false

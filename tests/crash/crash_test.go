@@ -32,11 +32,12 @@ type stage struct {
 	containers []*netlab.Container
 	talk       func(t *testing.T) // checks what runs all the time; nil: nothing does
 	random     *rand.Rand
-	filters    bool // only what is done for filters is of interest
+	tried      map[string]bool // kinds of points, after how they were tried
+	filters    bool            // only what is done for filters is of interest
 }
 
 func newStage(t *testing.T, bin string, env ...string) *stage {
-	s := &stage{bin: bin, tmp: t.TempDir(), mount: t.TempDir(), env: env}
+	s := &stage{bin: bin, tmp: t.TempDir(), mount: t.TempDir(), env: env, tried: make(map[string]bool)}
 	s.Lab = netlab.New(t) // goes before the directories
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -94,7 +95,7 @@ type verb struct {
 	tear    func(t *testing.T, s *stage) // ends what prepare has made; nil: nothing to do
 	settle  func(t *testing.T, s *stage) // waits for what a killed process leaves to end; nil: nothing does
 
-	composed  bool // of verbs that are in the list themselves: its steps are tried, not their requests
+	composed  bool // much as verbs before it: its steps are tried, and the requests that those do not have
 	transient bool // what fails to be removed goes with the next `ebnet up`
 }
 
@@ -184,6 +185,12 @@ func (s *stage) try(t *testing.T, v verb) *trial {
 		v.reset(t, s)
 		tr.same(t, "reset after up", s.snapshot(t), tr.before)
 	}
+	// What the first time corrects in passing is not there the second time.
+	s.Host.Ebnet(t, v.args...)
+	if v.settle != nil {
+		v.settle(t, s)
+	}
+	v.reset(t, s)
 	list := filepath.Join(t.TempDir(), "points")
 	if r := s.with(t, v, "list:"+list); r.Code != 0 {
 		t.Fatal(r)
@@ -330,7 +337,7 @@ var bestEffort = map[string]bool{
 }
 
 // chosen returns the points to try: all, or one of each kind.
-func (tr *trial) chosen() (ns []int) {
+func (tr *trial) chosen(how string) (ns []int) {
 	kinds := make(map[string][]int)
 	for i, p := range tr.points {
 		if full {
@@ -339,14 +346,15 @@ func (tr *trial) chosen() (ns []int) {
 		}
 		// One link, program or map is as good as the other here.
 		kind := pins.ReplaceAllString(p, "$1")
-		if tr.composed && !strings.HasPrefix(kind, "step") && kind != "commit" {
+		if tr.composed && tr.tried[how+kind] && !strings.HasPrefix(kind, "step") && kind != "commit" {
 			continue
 		}
 		if !tr.filters || strings.Contains(kind, "filter") || strings.Contains(kind, "clsact") {
 			kinds[kind] = append(kinds[kind], i)
 		}
 	}
-	for _, at := range kinds {
+	for kind, at := range kinds {
+		tr.tried[how+kind] = true
 		ns = append(ns, at[tr.random.IntN(len(at))])
 	}
 	slices.Sort(ns)
@@ -366,10 +374,10 @@ func (s *stage) sweep(t *testing.T, vs ...verb) {
 					t.FailNow() // what follows would only tell of it again
 				}
 			}
-			for _, n := range tr.chosen() {
+			for _, n := range tr.chosen("kill ") {
 				attempt(fmt.Sprintf("kill %d %s", n+1, tr.points[n]), func(t *testing.T) { tr.killed(t, killAt(n+1)) })
 			}
-			for _, n := range tr.chosen() {
+			for _, n := range tr.chosen("fail ") {
 				attempt(fmt.Sprintf("fail %d %s", n+1, tr.points[n]), func(t *testing.T) { tr.failed(t, failAt(n+1), tr.points[n]) })
 			}
 			undos := 2

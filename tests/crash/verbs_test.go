@@ -108,8 +108,17 @@ const (
 var verbs = []verb{
 	{name: "network create", args: []string{createWeb}, reset: ebnet("network rm web")},
 	{name: "network rm", args: []string{"network rm web"}, prepare: ebnet(createWeb), reset: ebnet(createWeb), tear: ebnet("network rm web")},
+	{name: "connect", args: []string{connectC1}, reset: ebnet("disconnect c1")},
 	{
-		name: "network rm --force", args: []string{"network rm web --force"},
+		name: "connect routed", args: []string{"connect routed $c1 --name c1 --ip 10.9.0.7 -p 80"}, composed: true,
+		prepare: ebnet("network create routed --mode routed --subnet 10.9.0.0/24"), reset: ebnet("disconnect c1"), tear: ebnet("network rm routed"),
+	},
+	{name: "disconnect", args: []string{"disconnect c1"}, prepare: ebnet(connectC1), reset: ebnet(connectC1), tear: ebnet("disconnect c1")},
+	{name: "disconnect vanished", args: []string{"disconnect v"}, composed: true, prepare: vanished, reset: vanished, tear: ebnet("disconnect v")},
+	{name: "expose", args: []string{exposeC1}, prepare: ebnet(plainC1), reset: ebnet("unexpose c1"), tear: ebnet("disconnect c1")},
+	{name: "unexpose", args: []string{"unexpose c1"}, prepare: ebnet(plainC1, exposeC1), reset: ebnet(exposeC1), tear: ebnet("disconnect c1")},
+	{
+		name: "network rm --force", args: []string{"network rm web --force"}, composed: true,
 		prepare: ebnet(createWeb, inWeb1, inWeb2), reset: ebnet(createWeb, inWeb1, inWeb2), tear: ebnet("network rm web --force"),
 	},
 	{
@@ -117,15 +126,6 @@ var verbs = []verb{
 		prepare: ebnet(createWeb, "network create blue --subnet 10.8.0.0/24"),
 		reset:   ebnet(createWeb, "network create blue --subnet 10.8.0.0/24"), tear: ebnet("network prune"),
 	},
-	{name: "connect", args: []string{connectC1}, reset: ebnet("disconnect c1")},
-	{
-		name: "connect routed", args: []string{"connect routed $c1 --name c1 --ip 10.9.0.7 -p 80"},
-		prepare: ebnet("network create routed --mode routed --subnet 10.9.0.0/24"), reset: ebnet("disconnect c1"), tear: ebnet("network rm routed"),
-	},
-	{name: "disconnect", args: []string{"disconnect c1"}, prepare: ebnet(connectC1), reset: ebnet(connectC1), tear: ebnet("disconnect c1")},
-	{name: "disconnect vanished", args: []string{"disconnect v"}, prepare: vanished, reset: vanished, tear: ebnet("disconnect v")},
-	{name: "expose", args: []string{exposeC1}, prepare: ebnet(plainC1), reset: ebnet("unexpose c1"), tear: ebnet("disconnect c1")},
-	{name: "unexpose", args: []string{"unexpose c1"}, prepare: ebnet(plainC1, exposeC1), reset: ebnet(exposeC1), tear: ebnet("disconnect c1")},
 	{name: "run", args: []string{"run --name r1 -p 9000:80 -- true"}, reset: ebnet(), settle: onlyBystander, composed: true, transient: true},
 	{
 		name: "flows --flush", args: []string{"flows --flush --endpoint c1"},
@@ -133,7 +133,7 @@ var verbs = []verb{
 	},
 	{name: "up --fast-path off", args: []string{"up --fast-path off"}, reset: ebnet("up --fast-path on")},
 	{name: "up -f", args: []string{"up -f $TMP/after --prune"}, partial: true, composed: true, prepare: file, reset: ebnet("up -f $TMP/before --prune"), tear: ebnet("disconnect c2", "network rm web")},
-	{name: "up after a kill", args: []string{"up"}, forward: true, prepare: killedConnect, reset: killedConnect, tear: ebnet("up")},
+	{name: "up after a kill", args: []string{"up"}, forward: true, composed: true, prepare: killedConnect, reset: killedConnect, tear: ebnet("up")},
 }
 
 const (
@@ -145,9 +145,9 @@ const (
 // hostVerbs are for a host where nothing goes on.
 var hostVerbs = []verb{
 	{name: "up at first", args: []string{"up"}, reset: ebnet("down --purge")},
-	{name: "up after a reboot", args: []string{"up"}, prepare: rebooted, reset: reboot, tear: ebnet("down --purge")},
 	{name: "down", args: []string{"down"}, prepare: recorded, reset: ebnet("up"), forward: true, tear: ebnet("down --purge")},
-	{name: "down --purge", args: []string{"down --purge"}, prepare: recorded, reset: purgedRecorded, forward: true, tear: ebnet("down --purge")},
+	{name: "up after a reboot", args: []string{"up"}, composed: true, prepare: rebooted, reset: reboot, tear: ebnet("down --purge")},
+	{name: "down --purge", args: []string{"down --purge"}, composed: true, prepare: recorded, reset: purgedRecorded, forward: true, tear: ebnet("down --purge")},
 }
 
 // filterVerbs and hostFilterVerbs are those that attach programs, where the kernel has no tcx.
