@@ -5,6 +5,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 GO ?= go
 CLANG_FORMAT ?= clang-format-16
+SOAK ?= 10m
+SOAK_REPORT ?= bin/soak.json
 BENCH_PACKAGES ?= ./ipam ./tests/datapath
 
 # A tag if there is one, else the newest version in the changelog.
@@ -13,7 +15,7 @@ VERSION ?= $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || 
 LDFLAGS = -s -w $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test test-kernels bench demo lint fmt verify install clean
+.PHONY: help build generate test test-kernels soak bench demo lint fmt verify install clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +33,12 @@ test: ## run all tests (as root, or those that need it are skipped)
 
 test-kernels: ## run the core of the tests on Debian's kernels, in emulated machines (5 min)
 	tests/kernels/run.sh
+
+soak: ## random traffic, commands and kills for SOAK=10m; report on stdout and in SOAK_REPORT
+	tests/install-deps.sh test
+	mkdir -p $(dir $(SOAK_REPORT))
+	EBNET_SOAK=$(SOAK) EBNET_SOAK_REPORT=$(abspath $(SOAK_REPORT)) \
+		$(GO) test -count=1 -timeout 0 -run TestPrivilegedSoak -v ./tests/soak
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . $(BENCH_PACKAGES)

@@ -296,17 +296,115 @@ enum drop_reason {
 	DROP_DHCP_SERVER = 25, /* an endpoint that plays the DHCP server */
 	DROP_LOOPBACK = 26, /* to 127.0.0.0/8, which stays within a host (RFC 1122 3.2.1.3) */
 	DROP_REASONS = 27,
-};
+} __attribute__((packed));
 
+/* The programs that see packets, by their names. */
+enum hook {
+	AT_FROM_CONTAINER = 0,
+	AT_FROM_UPLINK = 1,
+	AT_TO_UPLINK = 2,
+	AT_FROM_BRIDGE = 3,
+	AT_TO_BRIDGE = 4,
+} __attribute__((packed));
+
+/* As the container sees it. */
+enum direction {
+	SENT = 0,
+	RECEIVED = 1,
+} __attribute__((packed));
+
+/* Dropped packets are counted under the device of the hook, and the endpoint as far as it is
+ * known. What one container sends to another is counted as sent there, and as received
+ * under no device.
+ */
 struct drop_key {
-	__u32 ifindex; /* device of the hook */
+	__u32 ifindex; /* device of the hook; 0: sent by another container, which counts it too */
+	__u32 slot; /* the endpoint's, 0: none is known */
 	enum drop_reason reason;
+	enum direction direction;
+	__u8 pad[2];
 };
+_Static_assert(sizeof(struct drop_key) == 12, "drop_key");
 
 struct drop_count {
 	__u64 packets;
 	__u64 bytes;
+	__u32 gen; /* of the slot; with another one the count is a former owner's */
+	__u8 pad[4];
 };
+_Static_assert(sizeof(struct drop_count) == 24, "drop_count");
+
+/* Why a conversation ended. */
+enum close_reason {
+	CLOSE_NONE = 0,
+	CLOSE_FIN = 1, /* both sides are done */
+	CLOSE_RST = 2,
+	CLOSE_TIMEOUT = 3, /* silent for too long */
+	CLOSE_REMOVED = 4, /* its endpoint or published port is gone */
+	CLOSE_FLUSHED = 5, /* by Go */
+	CLOSE_ADDRESS = 6, /* the host has lost the address that it used */
+} __attribute__((packed));
+
+/* What happens is told to listeners under a kind: the enum drop_reason of a dropped packet, or
+ * one of these.
+ */
+#define EVENT_OPEN 30
+#define EVENT_CLOSE 31
+#define EVENT_KINDS 32
+_Static_assert(DROP_REASONS <= EVENT_OPEN, "a bit for each kind");
+
+struct event {
+	__u64 time; /* nanoseconds, CLOCK_MONOTONIC */
+	struct tuple
+		tuple; /* a packet's, as far as it was read; a conversation's as it is opened */
+	struct tuple xlat; /* the conversation's after translation */
+	__u64 packets[2]; /* of the conversation, by enum flow_half */
+	__u64 bytes[2];
+	__u32 ifindex; /* device of the hook, 0: at no hook */
+	__u32 from; /* host side of the veth of the endpoint that sends or opens, 0: none */
+	__u32 to; /* of the endpoint that it is for */
+	__u32 slot; /* the conversation's */
+	__u32 len; /* of the frame */
+	__u32 age; /* jiffies since the conversation was opened */
+	__be16 eth_proto;
+	__u8 smac[6];
+	__u8 dmac[6];
+	__u8 kind;
+	enum hook hook;
+	enum direction direction;
+	enum close_reason why;
+	enum flow_kind flow;
+	__u8 translated; /* tuple is what the packet was translated to */
+	__u8 pad[4];
+};
+_Static_assert(sizeof(struct event) == 168, "event");
+
+/* Somebody who listens. */
+struct listener {
+	__u32 until; /* low half of jiffies: who listens goes on moving it */
+	__u32 kinds; /* bits: which kinds of events */
+	__u32 ifindex; /* only what this endpoint sends or gets (its veth), 0: all */
+	__u32 rate; /* events of each kind a second and CPU, at most */
+};
+
+#define LISTENERS 8
+struct listening {
+	__u32 mask; /* bits: who listens. Programs clear those whose time is over */
+	__u8 pad[12];
+	struct listener by[LISTENERS];
+};
+_Static_assert(sizeof(struct listening) == 144, "listening");
+
+/* What a listener is told of one kind of event, on one CPU. */
+struct told {
+	__u64 credits; /* events that may be told now, times CONFIG_HZ */
+	__u64 events; /* that were told */
+	__u64 kept; /* not told, to keep to the rate */
+	__u64 lost; /* not told for want of room */
+	__u32 stamp; /* low half of jiffies when credits were last given */
+	__u8 pad[4];
+};
+_Static_assert(sizeof(struct told) == 40, "told");
 
 /* What is pinned here, for the next command to compare with. */
 struct about {

@@ -13,6 +13,7 @@
 #include "icmp.h"
 #include "maps.h"
 #include "masquerade.h"
+#include "monitor.h"
 #include "nat.h"
 #include "packet.h"
 #include "rewrite.h"
@@ -48,6 +49,7 @@ static __always_inline int deliver_inside(struct __sk_buff *skb, struct packet *
 {
 	struct endpoint *to = endpoint_get(&hit->xlat.dst);
 
+	pkt->toward = hit->oif;
 	if (!to || to->ifindex != hit->oif)
 		return -DROP_NO_FLOW;
 	return deliver_in(skb, pkt, hit);
@@ -279,18 +281,18 @@ int from_container(struct __sk_buff *skb)
 	if (!s)
 		return TC_ACT_SHOT;
 	if ((ret = fast_from_container(skb, s)))
-		return finish(skb, ret);
+		return finish_plain(skb, ret, AT_FROM_CONTAINER);
 	begin(skb, s);
 	s->packet.unconfirmed = s->missed;
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)))
-		return finish(skb, ret);
+		return finish(skb, s, ret, AT_FROM_CONTAINER);
 	if (skb->vlan_present) /* a tag that is not in the frame, and would stay on it */
-		return finish(skb, -DROP_FAMILY);
+		return finish(skb, s, -DROP_FAMILY, AT_FROM_CONTAINER);
 	if (pkt->eth_proto == bpf_htons(ETH_P_IP) && (ret = parse_ipv4(skb, pkt)))
-		return finish(skb, ret);
-	return finish(skb, from_endpoint(skb, pkt, hit));
+		return finish(skb, s, ret, AT_FROM_CONTAINER);
+	return finish(skb, s, from_endpoint(skb, pkt, hit), AT_FROM_CONTAINER);
 }
 
 /* from_bridge: ingress of a network's bridge, for what the bridge hands up to the host.
@@ -316,7 +318,7 @@ int from_bridge(struct __sk_buff *skb)
 	pkt = &s->packet;
 	hit = &s->hit;
 	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
-		return finish(skb, ret);
+		return finish(skb, s, ret, AT_FROM_BRIDGE);
 	if (to_many(pkt) || !bpf_map_lookup_elem(&endpoints, &pkt->tuple.src))
 		return TC_ACT_UNSPEC;
 	if (!routed(find_route(skb, pkt, &pkt->tuple, skb->ifindex, 0)) || !(fib = found()))
@@ -329,10 +331,10 @@ int from_bridge(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	hit->xlat = pkt->tuple;
 	if ((ret = rewrite(skb, pkt, hit, 1)))
-		return finish(skb, ret);
+		return finish(skb, s, ret, AT_FROM_BRIDGE);
 	ret = send_neigh(skb, fib);
 	skb->tc_index = 0; /* forwarded, but not translated yet */
-	return finish(skb, ret);
+	return finish(skb, s, ret, AT_FROM_BRIDGE);
 }
 
 /* translate_out: what the host's routing sends out for an endpoint. */
@@ -405,17 +407,18 @@ int to_uplink(struct __sk_buff *skb)
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (!skb->ingress_ifindex)
-		return finish(skb, host_out(skb, pkt, hit));
+		return finish(skb, s, host_out(skb, pkt, hit), AT_TO_UPLINK);
 	if ((ret = parse_eth(skb, pkt)) || (ret = parse_ipv4(skb, pkt)))
-		return finish(skb, ret);
+		return finish(skb, s, ret, AT_TO_UPLINK);
 	if (!of_endpoint(pkt))
-		return finish(skb, translate_host(skb, pkt, hit, 1));
-	return finish(skb, translate_out(skb, pkt, hit));
+		return finish(skb, s, translate_host(skb, pkt, hit, 1), AT_TO_UPLINK);
+	return finish(skb, s, translate_out(skb, pkt, hit), AT_TO_UPLINK);
 }
 
 /* deliver_hit: a packet from outside that belongs to a conversation. */
 static __always_inline int deliver_hit(struct __sk_buff *skb, struct packet *pkt, struct hit *hit)
 {
+	pkt->toward = hit->oif;
 	if (hit->half == HALF_REPLY && hit->kind != FLOW_HOST && !may_leave(pkt->ifindex, 0))
 		return -DROP_SPOOFED_ADDR; /* containers do not open conversations that way */
 	return hit->kind == FLOW_HOST ? host_in(skb, pkt, hit) : deliver_in(skb, pkt, hit);
@@ -519,7 +522,7 @@ int from_uplink(struct __sk_buff *skb)
 	if (!s)
 		return TC_ACT_SHOT;
 	if ((ret = fast_from_uplink(skb, s)))
-		return finish(skb, ret);
+		return finish_plain(skb, ret, AT_FROM_UPLINK);
 	begin(skb, s);
 	s->packet.unconfirmed = s->missed;
 	pkt = &s->packet;
@@ -527,8 +530,8 @@ int from_uplink(struct __sk_buff *skb)
 	if (parse_eth(skb, pkt) || parse_ipv4(skb, pkt))
 		return TC_ACT_UNSPEC; /* the host's stack judges what it receives */
 	if (pkt->error)
-		return finish(skb, error_in(skb, pkt, hit));
-	return finish(skb, from_outside(skb, pkt, hit));
+		return finish(skb, s, error_in(skb, pkt, hit), AT_FROM_UPLINK);
+	return finish(skb, s, from_outside(skb, pkt, hit), AT_FROM_UPLINK);
 }
 
 /* host_error_inside: what the host says to an endpoint about a packet to a published port
@@ -591,8 +594,8 @@ int to_bridge(struct __sk_buff *skb)
 	pkt = &s->packet;
 	hit = &s->hit;
 	if (!skb->ingress_ifindex)
-		return finish(skb, host_error_inside(skb, pkt, hit));
-	return finish(skb, forwarded_in(skb, pkt, hit));
+		return finish(skb, s, host_error_inside(skb, pkt, hit), AT_TO_BRIDGE);
+	return finish(skb, s, forwarded_in(skb, pkt, hit), AT_TO_BRIDGE);
 }
 
 /* clock is attached nowhere: run once, it tells Go the time that stamps are in. */
@@ -615,6 +618,7 @@ int start_sweep(struct __sk_buff *skb)
 SEC("tc")
 int forget(struct __sk_buff *skb)
 {
+	struct event e;
 	struct tuple key;
 	struct flow *f;
 
@@ -623,6 +627,8 @@ int forget(struct __sk_buff *skb)
 	f = flow_get(&key);
 	if (!f)
 		return 0;
+	if (listened() && closed_why(f) != CLOSE_NONE)
+		tell_close(&e, f, &key, CLOSE_FLUSHED);
 	flow_delete_pair(f, &key);
 	return 1;
 }

@@ -85,15 +85,6 @@ static __always_inline int deliver_neighbour(struct __sk_buff *skb, struct packe
 	return send_peer(skb, to->ifindex);
 }
 
-/* too_big: does the packet, or a segment of it, exceed the endpoint's MTU? */
-static __always_inline int too_big(struct __sk_buff *skb, struct packet *pkt, __u32 ifindex)
-{
-	__u32 mtu = 0;
-
-	return pkt->len > MTU_EVERYWHERE &&
-	       bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) != 0;
-}
-
 /* to_kernel_in hands a packet for an endpoint to the kernel as if it had come in by the
  * network's bridge, which forwards: it answers that the packet is too big or too old, or
  * cuts it up. to_uplink() translates the answer.
@@ -121,7 +112,7 @@ static __always_inline int deliver_in(struct __sk_buff *skb, struct packet *pkt,
 	struct network *net;
 	int ret;
 
-	if (pkt->ttl <= 1 || too_big(skb, pkt, hit->oif))
+	if (pkt->ttl <= 1 || !fits(skb, hit->oif))
 		return to_kernel_in(skb, pkt, hit);
 	ret = rewrite(skb, pkt, hit, 1);
 	if (ret)

@@ -149,15 +149,6 @@ static __always_inline int plain_counts(struct scratch *s, struct flow *f, __u32
 	return 1;
 }
 
-/* fits: is no segment of the packet too big for the device? */
-static __always_inline int fits(struct __sk_buff *skb, __u32 ifindex)
-{
-	__u32 mtu = 0;
-
-	return skb->len <= MTU_EVERYWHERE ||
-	       bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) == 0;
-}
-
 /* plain_sum changes the transport checksum for one side of s->key. */
 static __always_inline int plain_sum(struct __sk_buff *skb, struct scratch *s, int source)
 {

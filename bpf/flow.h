@@ -193,16 +193,6 @@ static __noinline int flow_delete_pair(struct flow *f, struct tuple *key)
 	return 0;
 }
 
-/* flow_end ends the conversation that the packet belongs to. */
-static __always_inline void flow_end(const struct packet *pkt)
-{
-	struct tuple key = pkt->tuple;
-	struct flow *f = flow_get(&key);
-
-	if (f)
-		flow_delete_pair(f, &key);
-}
-
 /* way_kept notes that the packet's flow has been looked at, for a second. */
 static __always_inline void way_kept(const struct packet *pkt)
 {
@@ -308,15 +298,20 @@ static __always_inline int flow_confirmed(struct packet *pkt, struct flow *f)
 
 /* flow_note records what the packet shows that was not known yet, in both directions'
  * entries, so that either one alone tells the state. peer is the other one's if it is known.
+ * Two packets that close both directions at one moment may both be taken for the last one.
  */
 static __always_inline void flow_note(struct packet *pkt, struct flow *f, struct flow *peer)
 {
 	__u32 news = pkt->seen & ~f->seen;
 	struct tuple peer_key;
+	int open;
 
 	if (!news)
 		return;
+	open = news & (SEEN_FIN | SEEN_RST) && !flow_closed(f, pkt->tuple.proto);
 	__sync_fetch_and_or((__u32 *)&f->seen, news);
+	if (open && flow_closed(f, pkt->tuple.proto))
+		pkt->news |= NEWS_CLOSED;
 	if (!peer)
 		peer = flow_peer(f, &peer_key);
 	if (peer)

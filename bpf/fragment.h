@@ -5,7 +5,6 @@
  * dropped, or left to the host if it may be the host's, and counted as DROP_FRAGMENT.
  */
 #pragma once
-#include "drop.h"
 #include "flow.h"
 #include "maps.h"
 #include "packet.h"
@@ -40,7 +39,7 @@ __noinline int fragment_note(struct packet *pkt, struct hit *hit)
 	fragment_key(&s->fragment_key, pkt);
 	early = bpf_map_lookup_elem(&fragments, &s->fragment_key);
 	if (early && !early->kind && fragment_fresh(pkt, early))
-		count_drop(pkt, DROP_FRAGMENT); /* for those that the host got */
+		pkt->news |= NEWS_FRAGMENT; /* which the host got */
 	s->fragment.xlat = hit->xlat;
 	s->fragment.oif = hit->oif;
 	s->fragment.slot = hit->slot;

@@ -268,14 +268,45 @@ struct {
 	__type(value, __u32);
 } exhausted SEC(".maps");
 
-/* Dropped packets by device and reason. Written by the programs, summed by Go. */
+/* Dropped packets. Written by the programs, summed and removed with their endpoint by Go. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 64 * 1024);
+	__uint(max_entries, 128 * 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct drop_key);
 	__type(value, struct drop_count);
-} drops SEC(".maps");
+} drop_counts SEC(".maps");
+
+/* Who listens to events. Written by Go; programs clear what is over. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct listening);
+} listening SEC(".maps");
+
+/* Where each listener is told: a ring of its own, which Go puts here for as long as it listens.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, LISTENERS);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_RINGBUF);
+			__uint(max_entries, 4096); /* any power of 2, a page at least */
+		});
+} rings SEC(".maps");
+
+/* What listeners are told. Index: listener * EVENT_KINDS + kind. Written by the programs, summed
+ * by Go.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LISTENERS *EVENT_KINDS);
+	__type(key, __u32);
+	__type(value, struct told);
+} told SEC(".maps");
 
 /* Room for what is too big for the stack of 512 bytes. Programs run with softirqs
  * off, so one CPU's entry has one user at a time.
@@ -359,6 +390,7 @@ struct scratch {
 	struct way_key way_key;
 	__u64 place; /* in sweep_queue */
 	struct queued queued;
+	struct event event;
 };
 
 struct {

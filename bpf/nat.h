@@ -328,16 +328,6 @@ static __always_inline void way_back(struct flow *f, const struct packet *pkt)
 	__builtin_memcpy(f->smac, pkt->dmac, ETH_ALEN);
 }
 
-/* way_out makes what find_route() has just found for the packet the way out of its flow. */
-static __always_inline void way_out(struct flow *f, const struct packet *pkt,
-				    const struct bpf_fib_lookup *fib)
-{
-	f->oif = fib->ifindex;
-	f->way_checked = pkt->now;
-	mac_copy(f->dmac, fib->dmac);
-	mac_copy(f->smac, fib->smac);
-}
-
 /* way_unknown leaves the way out to be looked up by the first packet that needs it. */
 static __always_inline void way_unknown(struct flow *f)
 {
@@ -369,6 +359,7 @@ __noinline int open_finish(struct __sk_buff *skb, struct packet *pkt, struct hit
 		return winner && flow_read(&pkt->tuple, winner, hit) ? CONTINUE : -DROP_TABLE_FULL;
 	}
 	flow_read(&pkt->tuple, &s->orig, hit);
+	pkt->news |= NEWS_OPENED;
 	if (pkt->part == FIRST_FRAGMENT)
 		fragment_note(pkt, hit);
 	return CONTINUE;

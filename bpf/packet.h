@@ -71,6 +71,13 @@ enum part {
 	LATER_FRAGMENT = 2, /* has none */
 } __attribute__((packed));
 
+/* What a packet was the occasion of, for finish() to tell. */
+enum news {
+	NEWS_OPENED = 1, /* the conversation in the scratch's orig and reply was opened */
+	NEWS_CLOSED = 2, /* the conversation of the scratch's hit was closed */
+	NEWS_FRAGMENT = 4, /* a fragment before it went astray */
+};
+
 /* A parsed packet. Offsets are from the start of the Ethernet header. */
 struct packet {
 	struct tuple tuple; /* as the packet carries it; ports 0 where it has none */
@@ -94,7 +101,10 @@ struct packet {
 	__u8 unconfirmed; /* flows had no entry for tuple a moment ago */
 	__u8 unknown; /* no table had an entry for tuple a moment ago */
 	__u8 way_found; /* the scratch's fib is the way out of this packet, neighbour and all */
-	__u8 pad;
+	__u8 news; /* enum news bits */
+	__u32 toward; /* host side of the veth of the endpoint that it is for, 0: see tuple */
+	__u8 translated; /* tuple is what it was translated to */
+	__u8 pad[3];
 };
 
 static __always_inline void addr_from_v4(struct addr *a, __be32 v4)

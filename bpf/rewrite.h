@@ -204,5 +204,6 @@ __noinline int rewrite(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 		mac_copy(eth + 3, hit->smac);
 	}
 	pkt->tuple = hit->xlat;
+	pkt->translated = 1;
 	return CONTINUE;
 }

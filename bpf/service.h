@@ -97,6 +97,7 @@ __noinline int publish(struct __sk_buff *skb, struct packet *pkt, struct hit *hi
 	net = svc ? bpf_map_lookup_elem(&networks, &svc->network) : 0;
 	if (!net || net->flags & NET_INTERNAL)
 		return TO_STACK;
+	pkt->toward = svc->ifindex;
 	if (!source_allowed(pkt, s, svc))
 		return -DROP_SOURCE;
 	routed_net = net->flags & NET_ROUTED;

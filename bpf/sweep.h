@@ -11,6 +11,7 @@
 #pragma once
 #include "flow.h"
 #include "maps.h"
+#include "monitor.h"
 
 #define CLOCK_MONOTONIC 1
 #define EBUSY 16
@@ -27,6 +28,17 @@ static __always_inline int sweep_over(struct flow *f, __u64 now)
 	if (generation(f->slot) != f->gen && !is_tombstone(f))
 		return 1;
 	return !flow_alive(f, now);
+}
+
+/* sweep_away removes what is over. */
+static __always_inline void sweep_away(struct flow *f, struct tuple *key)
+{
+	__u32 why = listened() ? closed_why(f) : CLOSE_NONE;
+	struct event e;
+
+	if (why != CLOSE_NONE)
+		tell_close(&e, f, key, why);
+	flow_delete_pair(f, key);
 }
 
 /* One round. */
@@ -53,7 +65,7 @@ static long sweep_step(__u32 i, struct sweep *sweep)
 		f = bpf_map_lookup_elem(&flows, &queued.orig_key);
 		if (f && f->created == queued.created) {
 			if (sweep_over(f, sweep->now)) {
-				flow_delete_pair(f, &queued.orig_key);
+				sweep_away(f, &queued.orig_key);
 			} else {
 				next = __sync_fetch_and_add(&sw->tail, 1);
 				if (bpf_map_update_elem(&sweep_queue, &next, &queued, BPF_NOEXIST))

@@ -4,6 +4,7 @@
 #include "config.h"
 #include "flow.h"
 #include "maps.h"
+#include "monitor.h"
 #include "packet.h"
 #include "rewrite.h"
 
@@ -32,6 +33,15 @@ static __always_inline int send_done(struct __sk_buff *skb, __u32 ifindex, __u64
 
 /* A larger packet must be asked about; 1280 fits everywhere (RFC 8200). */
 #define MTU_EVERYWHERE 1280
+
+/* fits: is no segment of the packet too big for the device? */
+static __always_inline int fits(struct __sk_buff *skb, __u32 ifindex)
+{
+	__u32 mtu = 0;
+
+	return skb->len <= MTU_EVERYWHERE ||
+	       bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) == 0;
+}
 
 /* find_route asks the host's FIB about a packet with tuple t as if it came in by the
  * bridge, the only device that forwards. The length is left out: with GSO it says
@@ -80,13 +90,7 @@ static __always_inline int routed(long result)
  */
 static __always_inline int needs_kernel(struct __sk_buff *skb, struct packet *pkt, __u32 oif)
 {
-	__u32 mtu = 0;
-
-	if (pkt->ttl <= 1)
-		return 1;
-	if (pkt->len <= MTU_EVERYWHERE)
-		return 0;
-	return bpf_check_mtu(skb, oif, &mtu, 0, BPF_MTU_CHK_SEGS) != 0;
+	return pkt->ttl <= 1 || !fits(skb, oif);
 }
 
 /* local_known returns what is known of an address, as enum local_kind, 0: nothing. The FIB does
@@ -212,19 +216,25 @@ static __always_inline void share_way(struct packet *pkt, const struct hit *hit,
 	__builtin_memcpy(way->smac, fib->smac, ETH_ALEN);
 }
 
-/* remember_way keeps the neighbour's and the device's address with the flow. */
-static __always_inline void remember_way(struct packet *pkt, const struct bpf_fib_lookup *fib)
+/* way_out makes what find_route() has just found for the packet the way out of its flow. */
+static __always_inline void way_out(struct flow *f, const struct packet *pkt,
+				    const struct bpf_fib_lookup *fib)
+{
+	f->oif = fib->ifindex;
+	mac_copy(f->dmac, fib->dmac);
+	mac_copy(f->smac, fib->smac);
+	barrier();
+	f->way_checked = pkt->now; /* last: it makes the others count */
+}
+
+/* remember_way does so where the flow is in the table already. */
+static __always_inline void remember_way(const struct packet *pkt, const struct bpf_fib_lookup *fib)
 {
 	struct tuple key = pkt->tuple;
 	struct flow *f = flow_get(&key);
 
-	if (!f)
-		return;
-	f->oif = fib->ifindex;
-	__builtin_memcpy(f->dmac, fib->dmac, ETH_ALEN);
-	__builtin_memcpy(f->smac, fib->smac, ETH_ALEN);
-	barrier();
-	f->way_checked = pkt->now; /* last: it makes the others count */
+	if (f)
+		way_out(f, pkt, fib);
 }
 
 /* may_leave: does ebnet guard the device, and may endpoints go there of their own accord,
@@ -296,6 +306,22 @@ static __always_inline int lost_address(struct __sk_buff *skb, struct packet *pk
 	long result = ask_about(skb, pkt, addr, bridge);
 
 	return result != BPF_FIB_LKUP_RET_NOT_FWDED && result != BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+/* flow_end ends the conversation that the packet belongs to, since the host has lost its address.
+ */
+static __always_inline void flow_end(const struct packet *pkt)
+{
+	__u32 zero = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	struct tuple key = pkt->tuple;
+	struct flow *f = flow_get(&key);
+
+	if (!f)
+		return;
+	if (s && listened())
+		tell_close(&s->event, f, &key, CLOSE_ADDRESS);
+	flow_delete_pair(f, &key);
 }
 
 /* give_up ends a conversation whose address the host has lost. */

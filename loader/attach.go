@@ -18,6 +18,15 @@ import (
 // ProgramFD(hook) by a clsact filter and detaches it likewise.
 func (d *Datapath) TCX() bool { return d.about.NoTcx == 0 }
 
+// ProgramID returns the kernel's id of a hook's program, or -1 if it is not pinned.
+func (d *Datapath) ProgramID(hook Hook) int {
+	id, err := d.programID(hook)
+	if err != nil {
+		return -1
+	}
+	return int(id)
+}
+
 // ProgramFD returns the file descriptor of a hook's program, valid until Close, or
 // -1 if it is not pinned.
 func (d *Datapath) ProgramFD(hook Hook) int {
@@ -39,11 +48,17 @@ func (d *Datapath) Attach(hook Hook, ifindex int) error {
 	if d.Attached(hook, ifindex) {
 		return nil
 	}
-	if err := d.Detach(hook, ifindex); err != nil {
-		return err
-	}
 	prog, err := d.program(hook)
 	if err != nil {
+		return err
+	}
+	if d.linked(hook, ifindex) {
+		// Another one's program runs there; no packet passes between the two.
+		if gone, err := giveProgram(d.links.link(hook, ifindex), prog); err == nil && !gone {
+			return nil
+		}
+	}
+	if err := d.Detach(hook, ifindex); err != nil {
 		return err
 	}
 	where := ebpf.AttachTCXEgress
@@ -62,7 +77,7 @@ func (d *Datapath) Attach(hook Hook, ifindex int) error {
 		return fmt.Errorf("attach %s to interface %d: %w", hook, ifindex, explain(err))
 	}
 	defer func() { _ = l.Close() }()
-	if err := pinAt(l, d.pins.link(hook, ifindex)); err != nil {
+	if err := pinAt(l, d.links.link(hook, ifindex)); err != nil {
 		return fmt.Errorf("pin %s of interface %d: %w", hook, ifindex, permission(err))
 	}
 	return nil
@@ -70,7 +85,7 @@ func (d *Datapath) Attach(hook Hook, ifindex int) error {
 
 // Detach removes the link. A link that is not there is no error.
 func (d *Datapath) Detach(hook Hook, ifindex int) error {
-	if err := detach(d.pins.link(hook, ifindex)); err != nil {
+	if err := detach(d.links.link(hook, ifindex)); err != nil {
 		return fmt.Errorf("detach %s from interface %d: %w", hook, ifindex, err)
 	}
 	return nil
@@ -97,7 +112,7 @@ func detach(path string) error {
 
 // Attachments lists the pinned tcx links; those whose device is gone too.
 func (d *Datapath) Attachments() ([]Attachment, error) {
-	entries, err := os.ReadDir(d.pins.links())
+	entries, err := os.ReadDir(d.links.links())
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", permission(err))
 	}
@@ -113,25 +128,27 @@ func (d *Datapath) Attachments() ([]Attachment, error) {
 // Attached reports whether the hook's program, as it is pinned now, runs at the device
 // by a live tcx link.
 func (d *Datapath) Attached(hook Hook, ifindex int) bool {
-	l, err := link.LoadPinnedLink(d.pins.link(hook, ifindex), nil)
+	program, ok := d.linkedProgram(hook, ifindex)
+	return ok && d.runs(hook, program)
+}
+
+// linked reports whether any program runs at the device by the hook's link.
+func (d *Datapath) linked(hook Hook, ifindex int) bool {
+	_, ok := d.linkedProgram(hook, ifindex)
+	return ok
+}
+
+func (d *Datapath) linkedProgram(hook Hook, ifindex int) (id ebpf.ProgramID, ok bool) {
+	l, err := link.LoadPinnedLink(d.links.link(hook, ifindex), nil)
 	if err != nil {
-		return false
+		return 0, false
 	}
 	defer func() { _ = l.Close() }()
 	info, err := l.Info()
 	if err != nil || info.TCX() == nil || int(info.TCX().Ifindex) != ifindex {
-		return false
+		return 0, false
 	}
-	prog, err := d.program(hook)
-	if err != nil {
-		return false
-	}
-	pi, err := prog.Info()
-	if err != nil {
-		return false
-	}
-	id, ok := pi.ID()
-	return ok && id == info.Program
+	return info.Program, true
 }
 
 // Program is somebody's program on a hook.

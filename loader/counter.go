@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -38,52 +39,150 @@ var reasons = [datapathDropReasonDROP_REASONS]string{
 	datapathDropReasonDROP_LOOPBACK:       "loopback",
 }
 
-// Drops returns the drop counters that are not zero.
+// reasonName names a reason, also one of another version's.
+func reasonName(r datapathDropReason) string {
+	if int(r) < len(reasons) {
+		return reasons[r]
+	}
+	return fmt.Sprintf("reason-%d", r)
+}
+
+// DropReasons lists the names of all reasons, in the order of their numbers.
+func DropReasons() []string { return slices.Clone(reasons[1:]) }
+
+// Directions of a packet, as the container sees it.
+const (
+	Sent     = "sent"
+	Received = "received"
+)
+
+func directionName(d datapathDirection) string {
+	if d == datapathDirectionRECEIVED {
+		return Received
+	}
+	return Sent
+}
+
+// Drops returns the drop counters that are not zero, without those of endpoints that are
+// gone.
 func (d *Datapath) Drops() ([]Drops, error) {
+	gens, err := d.generations()
+	if err != nil {
+		return nil, err
+	}
 	var all []Drops
-	err := d.eachDrop(func(key datapathDropKey, sum datapathDropCount) {
-		reason := fmt.Sprintf("reason-%d", key.Reason)
-		if int(key.Reason) < len(reasons) {
-			reason = reasons[key.Reason]
+	err = d.eachDrop(func(key *datapathDropKey, cpus []datapathDropCount) {
+		drops := Drops{Ifindex: int(key.Ifindex), Slot: key.Slot, Direction: directionName(key.Direction), Reason: reasonName(key.Reason)}
+		gen := gens(key.Slot)
+		for _, c := range cpus {
+			if c.Gen == gen {
+				drops.Packets += c.Packets
+				drops.Bytes += c.Bytes
+			}
 		}
-		all = append(all, Drops{Ifindex: int(key.Ifindex), Reason: reason, Packets: sum.Packets, Bytes: sum.Bytes})
+		if drops.Packets > 0 {
+			all = append(all, drops)
+		}
 	})
 	return all, err
 }
 
 // ForgetDrops removes the counters of a device that is gone.
 func (d *Datapath) ForgetDrops(ifindex int) error {
+	var keys []datapathDropKey
+	if err := d.eachDrop(func(key *datapathDropKey, _ []datapathDropCount) {
+		if key.Ifindex == uint32(ifindex) {
+			keys = append(keys, *key)
+		}
+	}); err != nil {
+		return err
+	}
+	return d.removeDrops(keys)
+}
+
+// ForgetEndpointDrops removes the counters of an endpoint that is gone, by the devices where
+// there may be some: it takes no longer for those that others have.
+func (d *Datapath) ForgetEndpointDrops(e Endpoint) error {
+	at := []uint32{0, uint32(e.Ifindex)}
+	uplinks, err := d.Uplinks()
+	if err != nil {
+		return err
+	}
+	for _, i := range uplinks {
+		at = append(at, uint32(i))
+	}
+	networks, err := d.pinned("networks")
+	if err != nil {
+		return err
+	}
+	var net datapathNetwork
+	if err := networks.Lookup(e.Network, &net); err != nil {
+		return fmt.Errorf("read map networks: %w", permission(err))
+	}
+	at = append(at, net.Bridge)
+	keys := dropKeys(0, uint32(e.Ifindex)) // from its device before that was the endpoint's, or after
+	for _, i := range at {
+		keys = append(keys, dropKeys(e.Slot, i)...)
+	}
+	return d.removeDrops(keys)
+}
+
+// dropKeys are those of all reasons for an endpoint at a device.
+func dropKeys(slot, ifindex uint32) []datapathDropKey {
+	var keys []datapathDropKey
 	for reason := range datapathDropReasonDROP_REASONS {
-		if err := d.remove("drops", datapathDropKey{Ifindex: uint32(ifindex), Reason: reason}); err != nil {
+		for _, direction := range []datapathDirection{datapathDirectionSENT, datapathDirectionRECEIVED} {
+			keys = append(keys, datapathDropKey{Ifindex: ifindex, Slot: slot, Reason: reason, Direction: direction})
+		}
+	}
+	return keys
+}
+
+func (d *Datapath) removeDrops(keys []datapathDropKey) error {
+	for _, key := range keys {
+		if err := d.remove("drop_counts", key); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// eachDrop sums the CPUs' counters.
-func (d *Datapath) eachDrop(yield func(datapathDropKey, datapathDropCount)) error {
-	m, err := d.pinned("drops")
+// eachDrop calls yield for each counter, with its value on each CPU.
+func (d *Datapath) eachDrop(yield func(*datapathDropKey, []datapathDropCount)) error {
+	m, err := d.pinned("drop_counts")
+	if err != nil {
+		return err
+	}
+	if err := eachPerCPU(m, yield); err != nil {
+		return fmt.Errorf("read map drop_counts: %w", err)
+	}
+	return nil
+}
+
+// eachPerCPU is each for a map that has a value for each CPU.
+func eachPerCPU[K, V any](m *ebpf.Map, yield func(*K, []V)) error {
+	const batch = 512
+	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return err
 	}
 	var (
-		key  datapathDropKey
-		cpus []datapathDropCount
+		keys   = make([]K, batch)
+		values = make([]V, batch*cpus)
+		cursor ebpf.MapBatchCursor
 	)
-	it := m.Iterate()
-	for it.Next(&key, &cpus) {
-		var sum datapathDropCount
-		for _, c := range cpus {
-			sum.Packets += c.Packets
-			sum.Bytes += c.Bytes
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return permission(err)
 		}
-		yield(key, sum)
+		for i := range n {
+			yield(&keys[i], values[i*cpus:(i+1)*cpus])
+		}
+		if err != nil {
+			return nil
+		}
 	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return fmt.Errorf("read map drops: %w", err)
-	}
-	return nil
 }
 
 // Usage tells how full the maps that can fill are.
@@ -95,12 +194,18 @@ func (d *Datapath) Usage() ([]MapUse, error) {
 	}{
 		{"flows", count[datapathTuple, datapathFlow]},
 		{"flows_new", count[datapathTuple, datapathFlow]},
+		{"sweep_queue", count[uint64, datapathQueued]},
 		{"endpoints", count[datapathAddr, datapathEndpoint]},
+		{"devices", count[uint32, datapathDevice]},
+		{"subnets", count[datapathSubnetKey, uint32]},
 		{"services", count[datapathServiceKey, datapathService]},
 		{"sources", count[datapathSourceKey, uint32]},
 		{"uplinks", count[uint32, datapathUplink]},
+		{"locals", count[datapathAddr, datapathLocalKind]},
 		{"fragments", count[datapathFragmentKey, datapathFragment]},
 		{"peers", count[datapathPeerKey, datapathPeer]},
+		{"exhausted", count[datapathServiceKey, uint32]},
+		{"drop_counts", countPerCPU[datapathDropKey, datapathDropCount]},
 	} {
 		m, err := d.pinned(c.name)
 		if err != nil {
@@ -119,6 +224,12 @@ func (d *Datapath) Usage() ([]MapUse, error) {
 func count[K, V any](m *ebpf.Map) (int, error) {
 	n := 0
 	err := each(m, func(*K, *V) bool { n++; return true })
+	return n, err
+}
+
+func countPerCPU[K, V any](m *ebpf.Map) (int, error) {
+	n := 0
+	err := eachPerCPU(m, func(*K, []V) { n++ })
 	return n, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -20,10 +21,12 @@ import (
 // Datapath is the pinned datapath of one host. It may be used by one goroutine
 // at a time; callers that change it hold the state's lock.
 type Datapath struct {
-	pins  layout
-	about datapathAbout
-	maps  map[string]*ebpf.Map
-	progs map[Hook]*ebpf.Program
+	pins   layout
+	links  layout // where links are pinned: as pins, but for a staged one
+	about  datapathAbout
+	maps   map[string]*ebpf.Map
+	progs  map[Hook]*ebpf.Program
+	staged *staging // nil once it is in charge
 }
 
 var hooks = []Hook{FromContainer, FromUplink, ToUplink, FromBridge, ToBridge}
@@ -42,11 +45,17 @@ const (
 // updated one by one and atomically each, so no flow is lost. changed is false when
 // what is pinned already is what was asked for.
 //
+// A datapath of another layout (see FindHandover) stays in charge until Swap, so that
+// the one returned can be told everything before packets meet it.
+//
 // Returns ErrUnsupported, ErrPermission or ErrConflict.
 func Load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 	dp, changed, err = load(bpffs, cfg)
 	if errors.Is(err, ErrUnsupported) {
 		err = nameMissing(err)
+	}
+	if err == nil {
+		err = dp.forgetListeners()
 	}
 	return dp, changed, err
 }
@@ -66,7 +75,27 @@ func load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	old, err := Open(bpffs)
+	from, err := inCharge(bpffs)
+	if err == nil && from != layoutOf(bpffs) {
+		dp, err := stage(bpffs, from, about, kernel)
+		return dp, true, err
+	}
+	if err != nil && !errors.Is(err, ErrNotLoaded) {
+		return nil, false, err
+	}
+	dp, changed, err = loadHere(bpffs, about, kernel)
+	if err == nil {
+		// A Swap that was cut short goes on.
+		if err = takeOver(bpffs, dp.pins, nil); err != nil {
+			_ = dp.Close()
+		}
+	}
+	return dp, changed, err
+}
+
+// loadHere is Load where no other layout is in charge.
+func loadHere(bpffs string, about datapathAbout, kernel kernel) (dp *Datapath, changed bool, err error) {
+	old, err := openHere(bpffs)
 	if err == nil {
 		if err := old.mayBecome(about); err != nil {
 			_ = old.Close()
@@ -80,10 +109,21 @@ func load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 		return nil, false, err
 	}
 	fresh := err != nil
-	if dp, err = replace(bpffs, about, kernel); err != nil && fresh {
+	if dp, err = replace(bpffs, about, kernel); err != nil && fresh && !anyLinks(bpffs) {
 		err = errors.Join(err, Remove(bpffs))
 	}
 	return dp, true, err
+}
+
+// anyLinks reports whether programs are attached, be it to half a datapath.
+func anyLinks(bpffs string) bool {
+	all, err := layouts(bpffs)
+	for _, l := range all {
+		if entries, _ := os.ReadDir(l.links()); len(entries) > 0 {
+			return true
+		}
+	}
+	return err != nil
 }
 
 // describe says what will be pinned.
@@ -180,13 +220,7 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 		return nil, fmt.Errorf("load the programs: %w", explain(err))
 	}
 	defer coll.Close()
-	// What is swapped piece by piece must not be taken for whole, should it end half-way.
-	var had datapathAbout
-	if err := coll.Maps["about"].Lookup(uint32(0), &had); err != nil {
-		return nil, fmt.Errorf("read map about: %w", err)
-	}
-	had.Fingerprint = [len(had.Fingerprint)]uint8{}
-	if err := writeAbout(coll, had); err != nil {
+	if err := disown(coll.Maps["about"]); err != nil {
 		return nil, err
 	}
 	if err := prepare(pins); err != nil {
@@ -198,16 +232,57 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err := startSweep(coll.Programs[string(sweepProgram)]); err != nil {
 		return nil, err
 	}
-	if err := writeAbout(coll, about); err != nil {
+	if err := writeAbout(coll.Maps["about"], about); err != nil {
 		return nil, err
 	}
-	return Open(bpffs)
+	if err := pins.removeStale(spec); err != nil {
+		return nil, err
+	}
+	return openHere(bpffs)
 }
 
-func writeAbout(coll *ebpf.Collection, about datapathAbout) error {
-	err := failpoint.Do("write map", "about", func() error { return coll.Maps["about"].Put(uint32(0), about) })
+// disown makes what is pinned nobody's while programs are swapped: a command that is killed leaves a mixture,
+// which the next Load of any build replaces.
+func disown(m *ebpf.Map) error {
+	var about datapathAbout
+	if err := m.Lookup(uint32(0), &about); err != nil {
+		return fmt.Errorf("read map about: %w", permission(err))
+	}
+	if about.MaxFlows == 0 {
+		return nil
+	}
+	about.Fingerprint = [32]uint8{}
+	return writeAbout(m, about)
+}
+
+// removeStale removes the pins of maps and programs that this version does not have.
+func (l layout) removeStale(spec *ebpf.CollectionSpec) error {
+	maps := func(name string) bool {
+		m := spec.Maps[name]
+		return name == "clock_offset" || m != nil && m.Pinning == ebpf.PinByName
+	}
+	progs := func(name string) bool { return slices.Contains(programs, Hook(name)) }
+	for dir, wanted := range map[string]func(string) bool{l.maps(): maps, l.progs(): progs} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", dir, permission(err))
+		}
+		for _, e := range entries {
+			if wanted(e.Name()) {
+				continue
+			}
+			if err := unpin(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("remove %s: %w", filepath.Join(dir, e.Name()), permission(err))
+			}
+		}
+	}
+	return nil
+}
+
+func writeAbout(m *ebpf.Map, about any) error {
+	err := failpoint.Do("write map", "about", func() error { return m.Put(uint32(0), about) })
 	if err != nil {
-		return fmt.Errorf("write map about: %w", err)
+		return fmt.Errorf("write map about: %w", permission(err))
 	}
 	return nil
 }
@@ -216,7 +291,7 @@ func writeAbout(coll *ebpf.Collection, about datapathAbout) error {
 func prepare(pins layout) error {
 	d := newDatapath(pins)
 	defer func() { _ = d.Close() }()
-	for _, name := range transient { // as versions pinned them that did not know better
+	for _, name := range slices.Concat(transient, former) { // as other versions pin them
 		if err := unpin(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", pins.mapPin(name), err)
 		}
@@ -225,7 +300,7 @@ func prepare(pins layout) error {
 }
 
 func newDatapath(pins layout) *Datapath {
-	return &Datapath{pins: pins, maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}}
+	return &Datapath{pins: pins, links: pins, maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}}
 }
 
 // startSweep starts the timer that reclaims conversations. The kernel may have no memory for
@@ -251,9 +326,6 @@ func startSweep(p *ebpf.Program) error {
 // repin swaps the programs at every link and then the pins, so that a command that
 // finds the old pins still finds programs that work.
 func repin(pins layout, coll *ebpf.Collection) error {
-	if err := pinOver(coll.Maps[".bss"], pins.mapPin("clock_offset")); err != nil {
-		return err
-	}
 	entries, err := os.ReadDir(pins.links())
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
@@ -271,6 +343,14 @@ func repin(pins layout, coll *ebpf.Collection) error {
 		if err := updateLink(pins.link(at.Hook, at.Ifindex), coll.Programs[string(at.Hook)]); err != nil {
 			return fmt.Errorf("replace %s on interface %d: %w", at.Hook, at.Ifindex, err)
 		}
+	}
+	return pinPrograms(pins, coll)
+}
+
+// pinPrograms pins the programs, and their clock, in place of others.
+func pinPrograms(pins layout, coll *ebpf.Collection) error {
+	if err := pinOver(coll.Maps[".bss"], pins.mapPin("clock_offset")); err != nil {
+		return err
 	}
 	for _, p := range programs {
 		if err := pinOver(coll.Programs[string(p)], pins.program(string(p))); err != nil {
@@ -329,16 +409,9 @@ func updateLink(path string, prog *ebpf.Program) error {
 
 // configured returns the object with its constants and sizes set.
 func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
-	spec, err := loadDatapath()
+	spec, err := sized(about.MaxFlows)
 	if err != nil {
-		return nil, fmt.Errorf("read the object: %w", err)
-	}
-	spec.Maps["flows"].MaxEntries = 2 * about.MaxFlows
-	spec.Maps["sweep_queue"].MaxEntries = 2*about.MaxFlows + 1024 // the same one may be in it twice for a while
-	for name, m := range spec.Maps {
-		if name[0] != '.' && !slices.Contains(transient, name) {
-			m.Pinning = ebpf.PinByName
-		}
+		return nil, err
 	}
 	for name, value := range map[string]any{
 		"fast_path":    about.FastPath,
@@ -364,8 +437,36 @@ func configured(about datapathAbout, k kernel) (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// Open finds the pinned datapath. Returns ErrNotLoaded if there is none.
+// sized returns the object with its maps as they will be.
+func sized(maxFlows uint32) (*ebpf.CollectionSpec, error) {
+	spec, err := loadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the object: %w", err)
+	}
+	spec.Maps["flows"].MaxEntries = 2 * maxFlows
+	spec.Maps["sweep_queue"].MaxEntries = 2*maxFlows + 1024 // the same one may be in it twice for a while
+	for name, m := range spec.Maps {
+		if name[0] != '.' && !slices.Contains(transient, name) {
+			m.Pinning = ebpf.PinByName
+		}
+	}
+	return spec, nil
+}
+
+// Open finds the pinned datapath. Returns ErrNotLoaded if there is none, ErrOtherVersion
+// if there is one of another layout.
 func Open(bpffs string) (*Datapath, error) {
+	d, err := openHere(bpffs)
+	if errors.Is(err, ErrNotLoaded) {
+		if other, oerr := inCharge(bpffs); oerr == nil && other != layoutOf(bpffs) {
+			return nil, ErrOtherVersion
+		}
+	}
+	return d, err
+}
+
+// openHere is Open without regard to other layouts.
+func openHere(bpffs string) (*Datapath, error) {
 	d := newDatapath(layoutOf(bpffs))
 	m, err := d.pinned("about")
 	if err != nil {

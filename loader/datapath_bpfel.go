@@ -29,6 +29,18 @@ type datapathAddr struct {
 	W [4]uint32
 }
 
+type datapathCloseReason uint8
+
+const (
+	datapathCloseReasonCLOSE_NONE    datapathCloseReason = 0
+	datapathCloseReasonCLOSE_FIN     datapathCloseReason = 1
+	datapathCloseReasonCLOSE_RST     datapathCloseReason = 2
+	datapathCloseReasonCLOSE_TIMEOUT datapathCloseReason = 3
+	datapathCloseReasonCLOSE_REMOVED datapathCloseReason = 4
+	datapathCloseReasonCLOSE_FLUSHED datapathCloseReason = 5
+	datapathCloseReasonCLOSE_ADDRESS datapathCloseReason = 6
+)
+
 type datapathDevice struct {
 	_         structs.HostLayout
 	Addr4     datapathAddr
@@ -40,19 +52,31 @@ type datapathDevice struct {
 	Pad       uint8
 }
 
+type datapathDirection uint8
+
+const (
+	datapathDirectionSENT     datapathDirection = 0
+	datapathDirectionRECEIVED datapathDirection = 1
+)
+
 type datapathDropCount struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+	Gen     uint32
+	Pad     [4]uint8
 }
 
 type datapathDropKey struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Reason  datapathDropReason
+	_         structs.HostLayout
+	Ifindex   uint32
+	Slot      uint32
+	Reason    datapathDropReason
+	Direction datapathDirection
+	Pad       [2]uint8
 }
 
-type datapathDropReason uint32
+type datapathDropReason uint8
 
 const (
 	datapathDropReasonDROP_NONE           datapathDropReason = 0
@@ -92,6 +116,31 @@ type datapathEndpoint struct {
 	Slot    uint32
 	Mac     [6]uint8
 	Pad     [2]uint8
+}
+
+type datapathEvent struct {
+	_          structs.HostLayout
+	Time       uint64
+	Tuple      datapathTuple
+	Xlat       datapathTuple
+	Packets    [2]uint64
+	Bytes      [2]uint64
+	Ifindex    uint32
+	From       uint32
+	To         uint32
+	Slot       uint32
+	Len        uint32
+	Age        uint32
+	EthProto   uint16
+	Smac       [6]uint8
+	Dmac       [6]uint8
+	Kind       uint8
+	Hook       datapathHook
+	Direction  datapathDirection
+	Why        datapathCloseReason
+	Flow       datapathFlowKind
+	Translated uint8
+	Pad        [4]uint8
 }
 
 type datapathFlow struct {
@@ -167,6 +216,31 @@ type datapathFragmentKey struct {
 	Id      uint16
 	Proto   uint8
 	Pad     uint8
+}
+
+type datapathHook uint8
+
+const (
+	datapathHookAT_FROM_CONTAINER datapathHook = 0
+	datapathHookAT_FROM_UPLINK    datapathHook = 1
+	datapathHookAT_TO_UPLINK      datapathHook = 2
+	datapathHookAT_FROM_BRIDGE    datapathHook = 3
+	datapathHookAT_TO_BRIDGE      datapathHook = 4
+)
+
+type datapathListener struct {
+	_       structs.HostLayout
+	Until   uint32
+	Kinds   uint32
+	Ifindex uint32
+	Rate    uint32
+}
+
+type datapathListening struct {
+	_    structs.HostLayout
+	Mask uint32
+	Pad  [12]uint8
+	By   [8]datapathListener
 }
 
 type datapathLocalKind uint32
@@ -302,6 +376,16 @@ type datapathSweeper struct {
 	Longest uint64
 }
 
+type datapathTold struct {
+	_       structs.HostLayout
+	Credits uint64
+	Events  uint64
+	Kept    uint64
+	Lost    uint64
+	Stamp   uint32
+	Pad     [4]uint8
+}
+
 type datapathTuple struct {
 	_     structs.HostLayout
 	Src   datapathAddr
@@ -353,7 +437,7 @@ const (
 	datapathMapAbout                 = "about"
 	datapathMapCallers               = "callers"
 	datapathMapDevices               = "devices"
-	datapathMapDrops                 = "drops"
+	datapathMapDropCounts            = "drop_counts"
 	datapathMapEndpoints             = "endpoints"
 	datapathMapExhausted             = "exhausted"
 	datapathMapFlows                 = "flows"
@@ -361,12 +445,14 @@ const (
 	datapathMapFragments             = "fragments"
 	datapathMapGens                  = "gens"
 	datapathMapInner                 = "inner"
+	datapathMapListening             = "listening"
 	datapathMapLocals                = "locals"
 	datapathMapNearUplinks           = "near_uplinks"
 	datapathMapNears                 = "nears"
 	datapathMapNetworks              = "networks"
 	datapathMapPeers                 = "peers"
 	datapathMapPorts                 = "ports"
+	datapathMapRings                 = "rings"
 	datapathMapScratch               = "scratch"
 	datapathMapServices              = "services"
 	datapathMapShares                = "shares"
@@ -374,6 +460,7 @@ const (
 	datapathMapSubnets               = "subnets"
 	datapathMapSweepQueue            = "sweep_queue"
 	datapathMapSweepers              = "sweepers"
+	datapathMapTold                  = "told"
 	datapathMapUplinks               = "uplinks"
 	datapathMapWays                  = "ways"
 	datapathProgClock                = "clock"
@@ -480,7 +567,7 @@ type datapathMapSpecs struct {
 	About       *ebpf.MapSpec `ebpf:"about"`
 	Callers     *ebpf.MapSpec `ebpf:"callers"`
 	Devices     *ebpf.MapSpec `ebpf:"devices"`
-	Drops       *ebpf.MapSpec `ebpf:"drops"`
+	DropCounts  *ebpf.MapSpec `ebpf:"drop_counts"`
 	Endpoints   *ebpf.MapSpec `ebpf:"endpoints"`
 	Exhausted   *ebpf.MapSpec `ebpf:"exhausted"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
@@ -488,12 +575,14 @@ type datapathMapSpecs struct {
 	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
 	Gens        *ebpf.MapSpec `ebpf:"gens"`
 	Inner       *ebpf.MapSpec `ebpf:"inner"`
+	Listening   *ebpf.MapSpec `ebpf:"listening"`
 	Locals      *ebpf.MapSpec `ebpf:"locals"`
 	NearUplinks *ebpf.MapSpec `ebpf:"near_uplinks"`
 	Nears       *ebpf.MapSpec `ebpf:"nears"`
 	Networks    *ebpf.MapSpec `ebpf:"networks"`
 	Peers       *ebpf.MapSpec `ebpf:"peers"`
 	Ports       *ebpf.MapSpec `ebpf:"ports"`
+	Rings       *ebpf.MapSpec `ebpf:"rings"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Services    *ebpf.MapSpec `ebpf:"services"`
 	Shares      *ebpf.MapSpec `ebpf:"shares"`
@@ -501,6 +590,7 @@ type datapathMapSpecs struct {
 	Subnets     *ebpf.MapSpec `ebpf:"subnets"`
 	SweepQueue  *ebpf.MapSpec `ebpf:"sweep_queue"`
 	Sweepers    *ebpf.MapSpec `ebpf:"sweepers"`
+	Told        *ebpf.MapSpec `ebpf:"told"`
 	Uplinks     *ebpf.MapSpec `ebpf:"uplinks"`
 	Ways        *ebpf.MapSpec `ebpf:"ways"`
 }
@@ -549,7 +639,7 @@ type datapathMaps struct {
 	About       *ebpf.Map `ebpf:"about"`
 	Callers     *ebpf.Map `ebpf:"callers"`
 	Devices     *ebpf.Map `ebpf:"devices"`
-	Drops       *ebpf.Map `ebpf:"drops"`
+	DropCounts  *ebpf.Map `ebpf:"drop_counts"`
 	Endpoints   *ebpf.Map `ebpf:"endpoints"`
 	Exhausted   *ebpf.Map `ebpf:"exhausted"`
 	Flows       *ebpf.Map `ebpf:"flows"`
@@ -557,12 +647,14 @@ type datapathMaps struct {
 	Fragments   *ebpf.Map `ebpf:"fragments"`
 	Gens        *ebpf.Map `ebpf:"gens"`
 	Inner       *ebpf.Map `ebpf:"inner"`
+	Listening   *ebpf.Map `ebpf:"listening"`
 	Locals      *ebpf.Map `ebpf:"locals"`
 	NearUplinks *ebpf.Map `ebpf:"near_uplinks"`
 	Nears       *ebpf.Map `ebpf:"nears"`
 	Networks    *ebpf.Map `ebpf:"networks"`
 	Peers       *ebpf.Map `ebpf:"peers"`
 	Ports       *ebpf.Map `ebpf:"ports"`
+	Rings       *ebpf.Map `ebpf:"rings"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Services    *ebpf.Map `ebpf:"services"`
 	Shares      *ebpf.Map `ebpf:"shares"`
@@ -570,6 +662,7 @@ type datapathMaps struct {
 	Subnets     *ebpf.Map `ebpf:"subnets"`
 	SweepQueue  *ebpf.Map `ebpf:"sweep_queue"`
 	Sweepers    *ebpf.Map `ebpf:"sweepers"`
+	Told        *ebpf.Map `ebpf:"told"`
 	Uplinks     *ebpf.Map `ebpf:"uplinks"`
 	Ways        *ebpf.Map `ebpf:"ways"`
 }
@@ -579,7 +672,7 @@ func (m *datapathMaps) Close() error {
 		m.About,
 		m.Callers,
 		m.Devices,
-		m.Drops,
+		m.DropCounts,
 		m.Endpoints,
 		m.Exhausted,
 		m.Flows,
@@ -587,12 +680,14 @@ func (m *datapathMaps) Close() error {
 		m.Fragments,
 		m.Gens,
 		m.Inner,
+		m.Listening,
 		m.Locals,
 		m.NearUplinks,
 		m.Nears,
 		m.Networks,
 		m.Peers,
 		m.Ports,
+		m.Rings,
 		m.Scratch,
 		m.Services,
 		m.Shares,
@@ -600,6 +695,7 @@ func (m *datapathMaps) Close() error {
 		m.Subnets,
 		m.SweepQueue,
 		m.Sweepers,
+		m.Told,
 		m.Uplinks,
 		m.Ways,
 	)

@@ -6,6 +6,10 @@ import "fmt"
 // their layout may change from one version to the next.
 var transient = []string{"scratch", "ways"}
 
+// former are the maps of other versions that hold nothing worth keeping: one that goes back to them
+// makes its own.
+var former = []string{"drops"}
+
 // words of map inner, and the first of map callers
 const (
 	innerCount  = 1024

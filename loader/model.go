@@ -211,10 +211,15 @@ type Flow struct {
 
 // Drops is how often packets were dropped for one reason at one device.
 type Drops struct {
+	// Ifindex is the device of the hook. 0: the packets of other containers, which count
+	// them as sent at their own devices too.
 	Ifindex int
-	Reason  string
-	Packets uint64
-	Bytes   uint64
+
+	Slot      uint32 // Endpoint.Slot, 0 where the endpoint is not known
+	Direction string // Sent or Received, as the container sees it
+	Reason    string
+	Packets   uint64
+	Bytes     uint64
 }
 
 // MapUse is how full a map is.

@@ -100,11 +100,34 @@ func existingParent(path string) string {
 	return path
 }
 
-// Remove takes all links, programs and maps below bpffs away, links first so that
+// Remove takes all links, programs and maps below bpffs away, of other layouts too, links first so that
 // no program runs on half the maps. clsact filters go with their devices or by
 // package netdev. Removing nothing is no error.
 func Remove(bpffs string) error {
-	l := layoutOf(bpffs)
+	all, err := layouts(bpffs)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if err := l.remove(); err != nil {
+			return err
+		}
+	}
+	if mountedByUs(bpffs) {
+		if err := failpoint.Do("unmount", bpffs, func() error { return unix.Unmount(bpffs, 0) }); err != nil {
+			return fmt.Errorf("unmount %s: %w", bpffs, err)
+		}
+	}
+	err = failpoint.Do("remove directory", bpffs, func() error { return os.Remove(bpffs) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
+		!errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
+	}
+	return nil
+}
+
+// remove is Remove for one layout.
+func (l layout) remove() error {
 	entries, err := os.ReadDir(l.links())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 		return fmt.Errorf("list links: %w", permission(err))
@@ -119,15 +142,6 @@ func Remove(bpffs string) error {
 			return fmt.Errorf("remove %s: %w", dir, permission(err))
 		}
 	}
-	if mountedByUs(bpffs) {
-		if err := failpoint.Do("unmount", bpffs, func() error { return unix.Unmount(bpffs, 0) }); err != nil {
-			return fmt.Errorf("unmount %s: %w", bpffs, err)
-		}
-	}
-	if err := failpoint.Do("remove directory", bpffs, func() error { return os.Remove(bpffs) }); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
-		!errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
-	}
 	return nil
 }
 
@@ -138,7 +152,11 @@ func removePins(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := unpin(filepath.Join(dir, e.Name())); err != nil {
+		remove := unpin
+		if e.IsDir() {
+			remove = removePins
+		}
+		if err := remove(filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
 	}

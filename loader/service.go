@@ -150,9 +150,8 @@ func serviceEntries(p Publication) ([]datapathServiceKey, []datapathService) {
 
 // Unpublish closes the ports and ends their flows: the entries go first, then the
 // generation is raised, so that a flow opened in between is void too. Ports that are
-// not there are no error. stillTCP and stillUDP are the ports that other publications
-// keep open (on other host addresses).
-func (d *Datapath) Unpublish(ps []Publication, stillTCP, stillUDP *PortSet) error {
+// not there are no error.
+func (d *Datapath) Unpublish(ps ...Publication) error {
 	m, err := d.pinned("services")
 	if err != nil {
 		return err
@@ -161,14 +160,36 @@ func (d *Datapath) Unpublish(ps []Publication, stillTCP, stillUDP *PortSet) erro
 		return err
 	}
 	var tcp, udp PortSet
+	specific := false
 	for _, p := range ps {
 		if !p.direct() {
 			setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
+			specific = specific || p.HostAddr.IsValid() && !p.HostAddr.IsUnspecified()
+		}
+	}
+	var stillTCP, stillUDP PortSet
+	if specific {
+		if err := stillPublished(m, &stillTCP, &stillUDP); err != nil {
+			return err
 		}
 	}
 	return d.changePorts(func(i int, w *datapathPortWord) {
-		w.Published &^= word(i, &tcp, &udp) &^ word(i, stillTCP, stillUDP)
+		w.Published &^= word(i, &tcp, &udp) &^ word(i, &stillTCP, &stillUDP)
 	})
+}
+
+// stillPublished adds the host's ports that are open to the sets: one that was published on
+// one address may be on others too. One published on any address is the only one.
+func stillPublished(services *ebpf.Map, tcp, udp *PortSet) error {
+	if err := each(services, func(k *datapathServiceKey, s *datapathService) bool {
+		if k.Addr != s.Addr { // else it is direct
+			setOf(Protocol(k.Proto), tcp, udp).Add(bigEndian(k.Port), 1)
+		}
+		return true
+	}); err != nil {
+		return fmt.Errorf("read map services: %w", err)
+	}
+	return nil
 }
 
 // withdraw deletes the entries of publications, then ends their flows.

@@ -51,7 +51,7 @@ func (d *Datapath) AttachSockets(cgroup string) (changed bool, err error) {
 }
 
 func (d *Datapath) attachSocket(hook Hook, where ebpf.AttachType, cgroup string) error {
-	path := d.pins.socket(hook)
+	path := d.links.socket(hook)
 	if err := detach(path); err != nil {
 		return fmt.Errorf("detach %s: %w", hook, err)
 	}
@@ -78,7 +78,7 @@ func (d *Datapath) attachSocket(hook Hook, where ebpf.AttachType, cgroup string)
 func (d *Datapath) DetachSockets() error {
 	var errs []error
 	for hook := range socketHooks {
-		if err := detach(d.pins.socket(hook)); err != nil {
+		if err := detach(d.links.socket(hook)); err != nil {
 			errs = append(errs, fmt.Errorf("detach %s: %w", hook, err))
 		}
 	}
@@ -98,7 +98,7 @@ func (d *Datapath) SocketsAttached() bool {
 // socketAttached reports whether the hook's program has a live link to the cgroup with
 // the id; 0: to any.
 func (d *Datapath) socketAttached(hook Hook, cgroup uint64) bool {
-	l, err := link.LoadPinnedLink(d.pins.socket(hook), nil)
+	l, err := link.LoadPinnedLink(d.links.socket(hook), nil)
 	if err != nil {
 		return false
 	}

@@ -62,9 +62,13 @@ var rules = map[string]rule{
 		why:     "addresses are pure decisions, but for the store",
 		outside: []string{bolt},
 	},
+	"cmd/internal/trusted": {
+		why:     "who may turn a path is a question of the file system alone",
+		outside: []string{sys},
+	},
 	"cmd/internal/network": {
 		why:     "the sentences of the product are the only place where the parts meet",
-		ours:    []string{"loader", "loader/failpoint", "loader/netdev", "ipam"},
+		ours:    []string{"loader", "loader/failpoint", "loader/netdev", "ipam", "cmd/internal/trusted"},
 		outside: []string{bolt, sys, yamlModule},
 	},
 	"cmd/internal/bench": {
@@ -78,7 +82,7 @@ var rules = map[string]rule{
 	},
 	"cmd/ebnet": {
 		why:     "commands are flags, a call and printing; loader and ipam are there for their sentinels",
-		ours:    []string{"cmd/internal/network", "cmd/internal/bench", "cmd/internal/bench/report", "loader", "ipam"},
+		ours:    []string{"cmd/internal/network", "cmd/internal/bench", "cmd/internal/bench/report", "cmd/internal/trusted", "loader", "ipam"},
 		outside: []string{cli, sys},
 		testing: []string{prometheus}, // what is written is read by its parser; it would make each command heavier
 	},
@@ -101,6 +105,16 @@ var rules = map[string]rule{
 		why:     "what is killed are the commands as people run them",
 		ours:    []string{"tests/netlab"},
 		outside: []string{cmp, sys},
+	},
+	"tests/walk": {
+		why:     "the model knows ebnet by its commands, and looks at the kernel and at what is recorded by itself",
+		ours:    []string{"tests/netlab"},
+		outside: []string{ebpfModule, bolt},
+	},
+	"tests/soak": {
+		why:     "traffic beside a walk; eBPF only to count what is held",
+		ours:    []string{"tests/netlab", "tests/walk"},
+		outside: []string{ebpfModule},
 	},
 	"tests/script": {
 		why:     "command scripts cannot reach around the commands",

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -242,6 +243,10 @@ func checkValue(f cli.Flag, value string) error {
 	case *cli.Float64Flag:
 		if _, err := strconv.ParseFloat(value, 64); err != nil {
 			return fmt.Errorf("%q is not a number", value)
+		}
+	case *cli.DurationFlag:
+		if _, err := time.ParseDuration(value); err != nil {
+			return fmt.Errorf("%q is no time, such as 1s or 500ms", value)
 		}
 	case *cli.IntFlag:
 		if _, err := strconv.ParseInt(value, 0, strconv.IntSize); err != nil {

@@ -158,7 +158,7 @@ func TestFlagTable(t *testing.T) {
 				seen[n] = true
 			}
 			switch f.(type) {
-			case *cli.BoolFlag, *cli.IntFlag, *cli.Float64Flag, *cli.StringFlag, *cli.StringSliceFlag:
+			case *cli.BoolFlag, *cli.IntFlag, *cli.Float64Flag, *cli.DurationFlag, *cli.StringFlag, *cli.StringSliceFlag:
 			default:
 				t.Errorf("%s: flag %s is of a type that checkValue does not know", c.Name, f.Names()[0])
 			}

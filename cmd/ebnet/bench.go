@@ -19,6 +19,7 @@ import (
 	"github.com/ebnet/ebnet/cmd/internal/bench"
 	"github.com/ebnet/ebnet/cmd/internal/bench/report"
 	"github.com/ebnet/ebnet/cmd/internal/network"
+	"github.com/ebnet/ebnet/cmd/internal/trusted"
 )
 
 // What a run takes unless told otherwise.
@@ -210,7 +211,7 @@ func writeReport(r *report.Report, dir string) error {
 		} else if err != nil {
 			return fmt.Errorf("bench: %s: %w", name, err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), content.Bytes(), 0o644); err != nil {
+		if err := trusted.Replace(filepath.Join(dir, name), content.Bytes(), 0o644); err != nil {
 			return fileError(dir, err)
 		}
 	}

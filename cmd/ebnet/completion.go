@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/ebnet/ebnet/cmd/internal/network"
 )
 
 // shells are those with a completion script.
@@ -168,6 +170,14 @@ func valueKind(f cli.Flag) string {
 		return "on off"
 	case "mode":
 		return "nat routed"
+	case "reason":
+		return strings.Join(network.DropReasons(), " ")
+	case "protocol":
+		return strings.Join(network.FlowProtocols, " ")
+	case "in-state":
+		return strings.Join(network.FlowStates, " ")
+	case "kind":
+		return strings.Join(network.FlowKinds, " ")
 	}
 	return kindNone
 }

@@ -72,7 +72,9 @@ func TestGoldenUsageErrors(t *testing.T) {
 		"completion", "completion tcsh", "run", "status now", "down now", "network ls x", "network prune x",
 		"up --fast-path maybe", "up --max-flows 0", "up --max-flows -1", "up --timeout icmp=0", "up --timeout dns=5s", "up --timeout icmp=soon", "up --timeout 5s",
 		"expose web 80 --from 10.0.0.1/8", "expose web 80 --from here", "up --prune", "up -f /no/such/file.yaml",
-		"flows --limit 0", "flows --flush --watch", "network create web --mtu 0", "connect default web --from 10.0.0.0/8",
+		"flows --limit 0", "flows --flush --watch", "flows --port 0", "flows --port 65536", "flows --src here", "flows --dst 10.0.0.0/33",
+		"flows --interval 2s", "flows --watch --interval 0s", "flows --watch --interval soon", "flows --protocol sctp", "flows --kind nat", "flows --in-state open",
+		"monitor web", "monitor --rate 0", "monitor --rate 1000001", "monitor --count 0", "monitor --duration -1s", "monitor --duration 5", "monitor --reason icc --reason rain", "network create web --mtu 0", "connect default web --from 10.0.0.0/8",
 		"connect default web -p", "--output xml ports", "-o json conect", "-o json up --fast-path maybe", "ports --purge", "ports -output json",
 	} {
 		status, stdout, stderr := call(nil, strings.Fields(line)...)
@@ -124,7 +126,8 @@ func TestGoldenViews(t *testing.T) {
 		{Endpoint: "gone", Network: "default", State: network.StateGone, Drops: []network.EndpointDropInfo{}},
 		{Endpoint: "web", Network: "default", State: network.StateUp, Received: &network.TrafficInfo{Packets: 21, Bytes: 982},
 			Sent: &network.TrafficInfo{Packets: 22, Bytes: 1362, Dropped: 1}, Conversations: 3,
-			Drops: []network.EndpointDropInfo{{Direction: network.Sent, Reason: "spoofed-mac", Packets: 2, Bytes: 84}}},
+			Drops: []network.EndpointDropInfo{{Direction: network.Received, Reason: "icc", Packets: 1, Bytes: 60},
+				{Direction: network.Sent, Reason: "spoofed-mac", Packets: 2, Bytes: 84}}},
 	}
 	ill := network.Diagnosis{Checks: 15, Items: []network.Finding{{Check: "datapath", What: "datapath", Why: "nothing is loaded", Mend: "ebnet up"},
 		{Check: "endpoints", What: `endpoint "web"`, Why: "its network namespace /run/netns/web is gone", Mend: "ebnet disconnect web"}}}

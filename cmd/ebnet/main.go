@@ -76,7 +76,7 @@ func (p *program) app() *cli.App {
 			p.networkCommand(),
 			p.connectCommand(), p.disconnectCommand(), p.endpointCommand(), p.runCommand(),
 			p.exposeCommand(), p.unexposeCommand(), p.portsCommand(),
-			p.flowsCommand(), p.statsCommand(), p.metricsCommand(), p.graphCommand(),
+			p.flowsCommand(), p.statsCommand(), p.monitorCommand(), p.metricsCommand(), p.graphCommand(),
 			p.benchCommand(),
 			p.versionCommand(), p.completionCommand(),
 		},
@@ -139,6 +139,8 @@ func (p *program) options(c *cli.Context, step func(string)) network.Options {
 			}
 			step(text)
 		},
+		Warn:    p.warn,
+		Version: readVersion().Version,
 		// Not a flag: only tests of the way for old kernels want it.
 		DisableTCX: p.getenv("EBNET_TCX") == "off",
 	}

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebnet/ebnet/cmd/internal/network"
+	"github.com/ebnet/ebnet/cmd/internal/trusted"
 )
 
 func (p *program) metricsCommand() *cli.Command {
@@ -105,26 +106,9 @@ var (
 	labelEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 )
 
-// replaceFile gives the file new content in one step: who reads it sees the old or the
-// new one. A symbolic link is replaced, not followed.
+// replaceFile gives the file new content in one step, see trusted.Replace. The collector is somebody else.
 func replaceFile(path string, content []byte) error {
-	// Its name does not end as the collector wants it.
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fileFault(path, err)
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(0o644) // the collector is somebody else
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := trusted.Replace(path, content, 0o644); err != nil {
 		return fileFault(path, err)
 	}
 	return nil
@@ -132,8 +116,8 @@ func replaceFile(path string, content []byte) error {
 
 // fileFault leaves out the name of the file that nobody asked for.
 func fileFault(path string, err error) error {
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		err = errno
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
 	}
 	return &network.Error{What: "file " + path, Why: err.Error(), Kind: network.ErrFailed, Err: err}
 }

@@ -16,8 +16,8 @@ func (p *program) statsCommand() *cli.Command {
 		ArgsUsage: "[ENDPOINT]",
 		Description: describe("Received and sent are as the container sees it, counted by its end of the link since that was made:\n"+
 			"the host's end (ip -s link) does not see what the fast path puts into the container. A packet that\n"+
-			"is not yet cut into segments counts as one. Drops are of what the container sent; what is dropped\n"+
-			"on its way in is dropped at the uplink, before it is known whose it is: see ebnet status.",
+			"is not yet cut into segments counts as one. Drops are ebnet's own, those of packets on the way in as far as\n"+
+			"it is known whose they are; ebnet status has them all. What one endpoint sends to another is both's.",
 			"ebnet stats", "ebnet stats web -o json"),
 		Action: p.stats,
 	}

@@ -59,6 +59,9 @@ func statusText(w io.Writer, s network.StatusInfo) {
 	if line := refusedLine(s.Shares); line != "" {
 		rows = append(rows, [2]string{"share used up", line})
 	}
+	if s.Listeners > 0 {
+		rows = append(rows, [2]string{"monitors", fmt.Sprint(s.Listeners)})
+	}
 	for _, i := range s.Incomplete {
 		rows = append(rows, [2]string{"incomplete", i + "; ebnet up undoes it"})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebnet/ebnet/cmd/internal/network"
+	"github.com/ebnet/ebnet/cmd/internal/trusted"
 )
 
 func (p *program) upCommand() *cli.Command {
@@ -17,6 +19,8 @@ func (p *program) upCommand() *cli.Command {
 		Description: describe("Loads the datapath or replaces it in place, hooks the uplinks, creates the network\n"+
 			"default if there is none, applies everything recorded and repairs what differs.\n"+
 			"It may run at any time, any number of times.\n\n"+
+			"Programs of another version are replaced under the running connections. If their\n"+
+			"conversations cannot be carried over, it says so and changes nothing without --yes.\n\n"+
 			"Timeouts: "+strings.Join(network.TimeoutNames(), ", ")+".",
 			"ebnet up",
 			"ebnet up --uplink eth0 --fast-path=off",
@@ -27,7 +31,9 @@ func (p *program) upCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "uplink", Usage: "`DEV` that leads outside; may be repeated (default: detected)"},
 			&cli.StringFlag{Name: "fast-path", Usage: "`on|off`: redirect past the bridge and the kernel's routing", DefaultText: "as recorded, else on"},
 			&cli.IntFlag{Name: "max-flows", Usage: "`N` confirmed conversations at most", DefaultText: "as recorded, else 262144"},
+			&cli.BoolFlag{Name: "restore", Usage: "first put the copy of the last good state in the place of a damaged one, which is kept", DisableDefaultText: true},
 			&cli.StringSliceFlag{Name: "timeout", Usage: "`NAME=DURATION` that a silent conversation lives, as 90s, 2h or default; may be repeated (default: as recorded)"},
+			&cli.BoolFlag{Name: "yes", Usage: "replace another version's datapath even if that cuts conversations", DisableDefaultText: true},
 		},
 		Action: p.up,
 	}
@@ -40,6 +46,11 @@ func (p *program) up(c *cli.Context) error {
 	request, err := p.upRequest(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("restore") {
+		if err := p.restore(c); err != nil || c.Bool("dry-run") {
+			return err
+		}
 	}
 	return p.change(c, func(h *network.Host) (view, error) {
 		report, err := h.Up(request)
@@ -56,8 +67,23 @@ func (p *program) up(c *cli.Context) error {
 	})
 }
 
+// restore puts the copy of the state back, or prints that it would.
+func (p *program) restore(c *cli.Context) error {
+	var steps []string
+	aside, err := network.Restore(p.options(c, func(s string) { steps = append(steps, s) }))
+	switch {
+	case err != nil:
+		return err
+	case c.Bool("dry-run"):
+		return p.print(stepsView(steps))
+	case aside != "":
+		p.warn("the damaged state was kept as " + aside)
+	}
+	return nil
+}
+
 func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
-	r := network.UpRequest{Uplinks: c.StringSlice("uplink"), MaxFlows: c.Int("max-flows"), Prune: c.Bool("prune")}
+	r := network.UpRequest{Uplinks: c.StringSlice("uplink"), MaxFlows: c.Int("max-flows"), Prune: c.Bool("prune"), Yes: c.Bool("yes")}
 	if c.IsSet("max-flows") && r.MaxFlows < 1 {
 		return r, usage("--max-flows", fmt.Sprintf("%d is not at least 1", r.MaxFlows), "")
 	}
@@ -86,7 +112,7 @@ func (p *program) upRequest(c *cli.Context) (network.UpRequest, error) {
 func (p *program) readConfig(path string) (*network.Config, error) {
 	in := p.stdin
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := trusted.Open(path)
 		if err != nil {
 			return nil, fileError(path, err)
 		}
@@ -102,6 +128,8 @@ func fileError(path string, err error) error {
 	switch {
 	case os.IsNotExist(err):
 		e.Why, e.Kind = "does not exist", network.ErrNotFound
+	case errors.Is(err, trusted.ErrLink):
+		e.Why = errors.Unwrap(err).Error()
 	case os.IsPermission(err):
 		e.Why, e.Kind = "is not readable to this user", network.ErrUnsupported
 	}

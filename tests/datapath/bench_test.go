@@ -60,6 +60,11 @@ var outcomes = []outcome{
 		packet: same(toB())},
 	{name: "from_container/late", hook: loader.FromContainer, ifindex: atA, verdict: loader.Drop,
 		packet: same(fromA(tcp, ack, 5001, remote, 80))},
+	// The same as a flood that somebody watches, and after that one was killed.
+	{name: "from_container/late_watched", hook: loader.FromContainer, ifindex: atA, verdict: loader.Drop,
+		before: func(h *host) { watched(h) }, packet: same(fromA(tcp, ack, 5001, remote, 80))},
+	{name: "from_container/late_unwatched", hook: loader.FromContainer, ifindex: atA, verdict: loader.Drop,
+		before: func(h *host) { watched(h); must(h, h.dp.SetClockOffset(time.Hour)) }, packet: same(fromA(tcp, ack, 5001, remote, 80))},
 	{name: "from_uplink/established", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Redirect,
 		before: func(h *host) { establish(h, 5000) }, packet: same(fromOutside(tcp, ack, remote, 80, hostAddr, 5000))},
 	{name: "from_uplink/new_published", hook: loader.FromUplink, ifindex: atUplink, verdict: loader.Redirect,
@@ -78,6 +83,14 @@ var outcomes = []outcome{
 	{name: "to_uplink/of_the_host", hook: loader.ToUplink, ifindex: atUplink, verdict: loader.Pass,
 		packet: same(packet{smac: uplinkMAC.String(), dmac: routerMAC.String(), proto: tcp, flags: ack, ttl: 64,
 			src: netip.AddrPortFrom(hostAddr, 40000), dst: netip.AddrPortFrom(remote, 80)})},
+}
+
+// watched lets somebody listen to everything, at the rate that ebnet monitor does.
+func watched(h *host) {
+	h.Helper()
+	l, err := h.dp.Listen(loader.Wanted{Drops: true, Flows: true, Rate: 1000})
+	must(h.TB, err)
+	h.Cleanup(func() { _ = l.Close() })
 }
 
 // opened sends what goes before the packet that confirms the i-th conversation.

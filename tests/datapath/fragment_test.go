@@ -91,7 +91,7 @@ func TestPrivilegedFragmentsOfUnpublished(t *testing.T) {
 	first, later := fragments(fromOutside(udp, 0, remote, 4000, hostAddr, 8080))
 	h.reply(first)
 	h.reply(later)
-	must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+	must(t, h.dp.Unpublish(pub))
 	h.expect(loader.FromUplink, h.uplink, later, loader.Pass, &later)
 }
 

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,7 +9,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -52,6 +55,9 @@ type host struct {
 	bridge     int
 	uplink     int
 	a, b, othr int // host-side veths
+
+	listener  *loader.Listener
+	listensTo *loader.Datapath
 }
 
 // newHost builds the host. fast is the fast path.
@@ -223,13 +229,72 @@ func (h *host) expect(hook loader.Hook, ifindex int, in packet, verdict loader.V
 	return out
 }
 
-// expectDrop checks the reason too.
+// expectDrop checks the reason too, and what is told of it.
 func (h *host) expectDrop(hook loader.Hook, ifindex int, in packet, reason string) {
 	h.Helper()
 	before := h.dropped(reason)
-	h.expect(hook, ifindex, in, loader.Drop, nil)
+	told := h.told(loader.EventDrop, func() { h.expect(hook, ifindex, in, loader.Drop, nil) })
 	if after := h.dropped(reason); after != before+1 {
 		h.Fatalf("%s of %v: dropped, but not as %q; drops %s", hook, in, reason, h.drops())
+	}
+	want := loader.Event{Kind: loader.EventDrop, Reason: reason, Hook: hook, Ifindex: ifindex, Length: len(in.frame()),
+		Direction: loader.Received, Protocol: fmt.Sprint(in.proto), Src: in.src, Dst: in.dst, SrcMAC: mac(in.smac), DstMAC: mac(in.dmac)}
+	if hook == loader.FromContainer || hook == loader.ToUplink || hook == loader.FromBridge {
+		want.Direction = loader.Sent
+	}
+	if name, ok := map[uint8]string{tcp: "tcp", udp: "udp", icmp: "icmp"}[in.proto]; ok {
+		want.Protocol = name
+	}
+	if in.fragmentOff > 0 || in.proto != tcp && in.proto != udp && in.proto != icmp {
+		want.Src, want.Dst = netip.AddrPortFrom(in.src.Addr(), 0), netip.AddrPortFrom(in.dst.Addr(), 0)
+	}
+	if len(told) != 1 {
+		h.Fatalf("%s of %v: told is %+v", hook, in, told)
+	}
+	got := told[0]
+	want.Time, want.From, want.To = got.Time, got.From, got.To // see TestPrivilegedDropsOfEndpoints
+	if want.Translated = got.Translated; got.Translated || in.proto == icmp && in.kind != 8 {
+		want.Src, want.Dst = got.Src, got.Dst
+	}
+	if age := time.Since(got.Time); age < 0 || age > 10*time.Second {
+		h.Errorf("told that it was %v ago", age)
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		h.Fatalf("%s of %v, told (-want +got):\n%s", hook, in, diff)
+	}
+}
+
+// told returns what of a kind is told while fn runs.
+func (h *host) told(kind loader.EventKind, fn func()) (told []loader.Event) {
+	h.Helper()
+	everything := loader.Wanted{Drops: true, Flows: true, Rate: 1_000_000}
+	if h.listener == nil || h.listensTo != h.dp {
+		l, err := h.dp.Listen(everything)
+		must(h.TB, err)
+		h.Cleanup(func() { _ = l.Close() })
+		h.listener, h.listensTo = l, h.dp
+	}
+	must(h.TB, h.listener.Want(everything)) // hours may have passed
+	heard(h, h.listener) // what was before
+	fn()
+	for _, e := range heard(h, h.listener) {
+		if e.Kind == kind {
+			told = append(told, e)
+		}
+	}
+	return told
+}
+
+// heard returns what a listener has been told.
+func heard(t testing.TB, l *loader.Listener) (all []loader.Event) {
+	t.Helper()
+	for {
+		e, err := l.Next(time.Now())
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return all
+		}
+		must(t, err)
+		all = append(all, e)
 	}
 }
 
@@ -238,7 +303,7 @@ func (h *host) dropped(reason string) (n uint64) {
 	all, err := h.dp.Drops()
 	must(h.TB, err)
 	for _, d := range all {
-		if d.Reason == reason {
+		if d.Reason == reason && d.Ifindex != 0 {
 			n += d.Packets
 		}
 	}

@@ -57,7 +57,7 @@ func newModelLab(h *host) *modelLab {
 
 // clear removes what a history left, without loading anything anew.
 func (l *modelLab) clear(t *rapid.T) {
-	check(t, l.dp.Unpublish(l.ports, &loader.PortSet{}, &loader.PortSet{}))
+	check(t, l.dp.Unpublish(l.ports...))
 	for _, s := range l.stations {
 		check(t, l.dp.DeleteEndpoint(s))
 	}
@@ -507,15 +507,7 @@ func (m *model) withdraw(t *rapid.T, o *portOpening) {
 	m.ref.ports = slices.DeleteFunc(m.ref.ports, func(other *portOpening) bool { return other == o })
 	o.gone = true
 	delete(m.slots, o.slot)
-	var tcpStill, udpStill loader.PortSet
-	for _, other := range m.ref.ports {
-		still := &tcpStill
-		if other.Protocol == loader.UDP {
-			still = &udpStill
-		}
-		still.Add(other.HostPort, 1)
-	}
-	check(t, m.lab.dp.Unpublish([]loader.Publication{o.Publication}, &tcpStill, &udpStill))
+	check(t, m.lab.dp.Unpublish(o.Publication))
 }
 
 func (m *model) stationGoes(t *rapid.T) {

@@ -69,7 +69,7 @@ func TestPrivilegedRoutedUnpublish(t *testing.T) {
 	request := fromOutside(udp, 0, remote, 4000, containerA, 80)
 	h.reply(request)
 	h.expect(loader.FromContainer, h.a, fromA(udp, 0, 80, remote, 4000), loader.Redirect, nil)
-	must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+	must(t, h.dp.Unpublish(pub))
 	h.expectDrop(loader.FromUplink, h.uplink, request, "direct-access")
 	h.expectDrop(loader.FromContainer, h.a, fromA(udp, 0, 80, remote, 4000), "unpublished")
 	h.expectDrop(loader.FromUplink, h.uplink, request, "direct-access")
@@ -178,7 +178,7 @@ func TestPrivilegedFrom(t *testing.T) {
 	h.expect(loader.FromContainer, h.b, inside, loader.Redirect, nil)
 	h.expectDrop(loader.FromContainer, h.a, fromA(tcp, syn, 5000, hostAddr, 8080), "source-not-allowed")
 	// Another port is not restricted by this one's list, and withdrawing takes the list away.
-	must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+	must(t, h.dp.Unpublish(pub))
 	h.publish(loader.TCP, netip.Addr{}, 8080, 80)
 	h.reply(fromOutside(tcp, syn, netip.MustParseAddr("203.0.113.8"), 4000, hostAddr, 8080))
 	uses, err := h.dp.Usage()

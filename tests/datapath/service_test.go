@@ -87,7 +87,7 @@ func TestPrivilegedUnpublish(t *testing.T) {
 		answer := fromA(udp, 0, 5000, remote, 4000)
 		h.reply(request)
 		out(answer)
-		must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+		must(t, h.dp.Unpublish(pub))
 		h.expect(loader.FromUplink, h.uplink, request, loader.Pass, &request)
 		hook, dev := loader.FromContainer, h.a
 		if !h.dp.Config().FastPath {
@@ -100,6 +100,24 @@ func TestPrivilegedUnpublish(t *testing.T) {
 		h.reply(request)
 		out(answer)
 	})
+}
+
+// A port that is open on two addresses stays so on the one when it is closed on the other.
+func TestPrivilegedUnpublishOneAddress(t *testing.T) {
+	h := newHost(t, true)
+	on := func(slot uint32, addr netip.Addr) loader.Publication {
+		return loader.Publication{Slot: slot, Protocol: loader.TCP, HostAddr: addr, HostPort: 5000, Count: 1,
+			Network: 1, Ifindex: h.a, MAC: aMAC, Addr: containerA, Port: 80}
+	}
+	one, other := on(10, hostAddr), on(11, netip.MustParseAddr("192.0.2.77"))
+	must(t, h.dp.Publish(one, other))
+	must(t, h.dp.Unpublish(other))
+	if got := h.reply(fromOutside(tcp, syn, remote, 4000, hostAddr, 5000)); got.dst.Addr() != containerA {
+		t.Fatalf("the port went to %v", got.dst)
+	}
+	must(t, h.dp.Unpublish(one))
+	out := fromOutside(tcp, syn, remote, 4001, hostAddr, 5000)
+	h.expect(loader.FromUplink, h.uplink, out, loader.Pass, &out)
 }
 
 func TestPrivilegedPublishRange(t *testing.T) {
@@ -116,7 +134,7 @@ func TestPrivilegedPublishRange(t *testing.T) {
 	if n, err := h.dp.PublishedCount(); n != 60000 || err != nil {
 		t.Fatalf("%d ports, %v", n, err)
 	}
-	must(t, h.dp.Unpublish([]loader.Publication{p}, &loader.PortSet{}, &loader.PortSet{}))
+	must(t, h.dp.Unpublish(p))
 	if n, err := h.dp.PublishedCount(); n != 0 || err != nil {
 		t.Fatalf("%d ports, %v", n, err)
 	}
@@ -146,7 +164,7 @@ func TestPrivilegedUnpublishedStreamStaysClosed(t *testing.T) {
 	answer := fromA(udp, 0, 5000, remote, 4000)
 	h.reply(request)
 	h.expect(loader.FromContainer, h.a, answer, loader.Redirect, nil)
-	must(t, h.dp.Unpublish([]loader.Publication{pub}, &loader.PortSet{}, &loader.PortSet{}))
+	must(t, h.dp.Unpublish(pub))
 	for i := 1; i <= 20; i++ {
 		must(t, h.dp.SetClockOffset(time.Duration(i)*60*time.Second))
 		h.expectDrop(loader.FromContainer, h.a, answer, "unpublished")

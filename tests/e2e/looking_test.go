@@ -163,7 +163,7 @@ func TestPrivilegedDoctor(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(h.BPFFS, "v1"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-		}, run("rmdir", filepath.Join(h.BPFFS, "v1")), "leftovers", "v1", "rm -r "},
+		}, up, "leftovers", "v1", "ebnet up"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.spoil(t)

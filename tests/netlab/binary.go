@@ -9,8 +9,10 @@ import (
 	"testing"
 )
 
-// underTest is the ebnet under test, set by Main.
-var underTest string
+var (
+	underTest string // the ebnet under test, set by Main
+	builds    string // where others are built
+)
 
 // tools are what the labs call; all are in Debian packages that
 // tests/install-deps.sh knows.
@@ -27,6 +29,13 @@ func Main(m *testing.M) int {
 	if os.Geteuid() == 0 {
 		sweep()
 	}
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-bin-", prefix, os.Getpid()))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netlab:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	builds = dir
 	if path := os.Getenv("EBNET_BIN"); path != "" {
 		abs, err := filepath.Abs(path)
 		if err != nil {
@@ -36,12 +45,6 @@ func Main(m *testing.M) int {
 		underTest = abs
 		return m.Run()
 	}
-	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-bin-", prefix, os.Getpid()))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "netlab:", err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
 	underTest = filepath.Join(dir, "ebnet")
 	if err := build(underTest, ""); err != nil {
 		fmt.Fprintln(os.Stderr, "netlab: build ebnet:", err)

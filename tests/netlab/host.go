@@ -15,7 +15,7 @@ type Host struct {
 	State, BPFFS string   // directories, ebnet's --state and --bpffs
 	Cgroup       string   // ebnet's --cgroup; empty: not given
 	Env          []string // for each run of ebnet, as KEY=VALUE
-	Bin          string   // the ebnet to run; empty: Binary()
+	Bin          string   // of another build; empty: the one under test
 
 	ran  bool
 	seen map[object]bool // eBPF objects that were pinned at some time
@@ -33,11 +33,11 @@ func (h *Host) Flags() []string {
 // Command is the whole command line of an ebnet command.
 func (h *Host) Command(args ...string) []string {
 	h.ran = true
-	bin := h.Bin
-	if bin == "" {
-		bin = Binary()
+	binary := Binary()
+	if h.Bin != "" {
+		binary = h.Bin
 	}
-	return append(append([]string{bin}, h.Flags()...), args...)
+	return append(append([]string{binary}, h.Flags()...), args...)
 }
 
 // TryEbnet runs ebnet and returns how it went.
@@ -60,7 +60,7 @@ func (h *Host) Ebnet(tb testing.TB, args ...string) string {
 func (h *Host) Up(tb testing.TB, args ...string) {
 	tb.Helper()
 	h.Ebnet(tb, append([]string{"up"}, args...)...)
-	h.remember(tb)
+	h.Remember(tb)
 }
 
 // JSON runs ebnet with -o json and decodes its output into v.
@@ -94,6 +94,7 @@ type Status struct {
 		Reason   string `json:"reason"`
 		Packets  uint64 `json:"packets"`
 	} `json:"drops"`
+	Listeners int `json:"listeners"`
 }
 
 // Status returns the state of the datapath.
@@ -230,4 +231,21 @@ func (c *Container) Connect(tb testing.TB, network string, args ...string) {
 		tb.Fatalf("no endpoint %s with an address after connect: %+v", c.Endpoint, e)
 	}
 	c.Addr = e.IPv4
+}
+
+// Vanish deletes the container's namespace, as it ends with its last process.
+func (c *Container) Vanish(tb testing.TB) {
+	tb.Helper()
+	if err := batch("netns del " + c.Name + "\n"); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Appear makes a namespace of that name again after [Container.Vanish]: another one.
+func (c *Container) Appear(tb testing.TB) {
+	tb.Helper()
+	if err := batch("netns add " + c.Name + "\n"); err != nil {
+		tb.Fatal(err)
+	}
+	c.Run(tb, "ip", "link", "set", "lo", "up")
 }

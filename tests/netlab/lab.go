@@ -164,7 +164,7 @@ func (l *Lab) close(tb testing.TB) {
 			l.dump(tb)
 		}
 		l.CheckRules(tb)
-		l.Host.remember(tb)
+		l.Host.Remember(tb)
 		if r := l.Host.TryEbnet(tb, "down", "--purge"); r.Code != 0 {
 			tb.Errorf("at the end of the lab: %v", r)
 		}

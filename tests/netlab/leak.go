@@ -26,9 +26,9 @@ type object struct {
 	id   uint32
 }
 
-// remember notes the eBPF objects that are pinned now, so that their end can
+// Remember notes the eBPF objects that are pinned now, so that their end can
 // be checked later without regard to what others run on the machine.
-func (h *Host) remember(tb testing.TB) {
+func (h *Host) Remember(tb testing.TB) {
 	tb.Helper()
 	for _, path := range h.Pins(tb) {
 		for _, o := range identify(tb, path) {
@@ -65,6 +65,10 @@ func identify(tb testing.TB, path string) []object {
 		if info, err = p.Info(); err == nil {
 			id, _ := info.ID()
 			objects = append(objects, object{"program", uint32(id)})
+			maps, _ := info.MapIDs() // not all of them have pins
+			for _, id := range maps {
+				objects = append(objects, object{"map", uint32(id)})
+			}
 		}
 	case *ebpf.Map:
 		var info *ebpf.MapInfo
@@ -89,9 +93,9 @@ func identify(tb testing.TB, path string) []object {
 func (h *Host) Pins(tb testing.TB) []string {
 	tb.Helper()
 	var pins []string
-	// The directory above is the mount point, unless ebnet has mounted one itself.
-	err := filepath.WalkDir(filepath.Dir(h.BPFFS), func(path string, d fs.DirEntry, err error) error {
-		byKernel := strings.HasSuffix(path, ".debug")
+	root := filepath.Dir(h.BPFFS) // the mount point, unless ebnet made its own
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		byKernel := (filepath.Dir(path) == root || filepath.Dir(path) == h.BPFFS) && strings.HasSuffix(path, ".debug")
 		if err == nil && !d.IsDir() && !byKernel {
 			pins = append(pins, path)
 		}

@@ -157,3 +157,6 @@ func (c Cut) Check(tb testing.TB) {
 		tb.Errorf("datagram %d reached the client, all after %d were to be cut off", n, c.toClient)
 	}
 }
+
+// Sent is how many datagrams have been sent, both ways.
+func (s *Stream) Sent() uint64 { return s.client.sent.Load() + s.server.sent.Load() }

@@ -12,7 +12,7 @@
 //	withoutbpf ARG...     run ebnet on a kernel without bpf(2); it must fail with 3
 //	host COMMAND...       run a command in the host
 //	netns NAME...         make network namespaces; $NAME is the full name
-//	json PATH [VALUE]     the last stdout is JSON and has PATH (a.0.b; # is the
+//	json PATH [VALUE]     the last stdout is JSON and has PATH (a.0.b; the quoted # is the
 //	                      length of a list), with the value if one is given
 //	jsonkeys PATH KEY...  the object at PATH has exactly these keys
 //	eventually ARG...     run ebnet until it prints something, for 5 seconds

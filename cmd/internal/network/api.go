@@ -29,6 +29,12 @@ type Options struct {
 	// or, with DryRun, instead of it.
 	Step func(text string)
 
+	// Warn, if not nil, is called with what is wrong but does not stop a verb.
+	Warn func(text string)
+
+	// Version is that of this ebnet, for the one that cannot read what this one wrote.
+	Version string
+
 	// DisableTCX attaches by clsact filters even where the kernel has tcx.
 	DisableTCX bool
 }
@@ -50,6 +56,7 @@ type UpRequest struct {
 	Timeouts map[string]time.Duration // by name, see ParseTimeouts; 0: back to the default
 	File     *Config                  // nil: nothing to apply beside what is recorded
 	Prune    bool                     // remove what File does not name
+	Yes      bool                     // replace another version's datapath even if that ends conversations
 }
 
 // UpReport is what Up did.
@@ -159,10 +166,16 @@ type PortInfo struct {
 	From        []netip.Prefix `json:"from"`
 }
 
-// FlowFilter selects flows. The zero value selects all.
+// FlowFilter selects flows that fit all of it. The zero value selects all. Addresses and ports
+// count before and after translation.
 type FlowFilter struct {
-	Endpoint string // "": of every endpoint; an unknown one is ErrNotFound
-	Limit    int    // 0: no limit; ignored by FlushFlows
+	Endpoint string       // "": of every endpoint; an unknown one is ErrNotFound
+	Protocol string       // one of FlowProtocols
+	Kind     string       // one of FlowKinds
+	State    string       // one of FlowStates
+	Port     uint16       // of either side
+	Src, Dst netip.Prefix // of the originator and of whom it talks to
+	Limit    int          // 0: no limit; ignored by FlushFlows
 }
 
 // FlowInfo shows a tracked conversation as its originator sends it.
@@ -193,6 +206,7 @@ type StatusInfo struct {
 	Ports      int            `json:"ports"` // published ports, ranges counted in full
 	Maps       []MapInfo      `json:"maps"`
 	Drops      []DropInfo     `json:"drops"`
+	Listeners  int            `json:"listeners"` // running `ebnet monitor`
 	Shares     []ShareInfo    `json:"shares"`
 	Incomplete []string       `json:"incomplete"` // what killed commands left; `ebnet up` undoes it
 }

@@ -36,6 +36,7 @@ type check struct {
 
 // checks, in the order in which they are reported: what others follow from comes first.
 var checks = []check{
+	{"state", (*examination).state, true},
 	{"datapath", (*examination).datapath, true},
 	{"programs", (*examination).programs, false},
 	{"uplinks", (*examination).uplinks, false},
@@ -65,6 +66,7 @@ type examination struct {
 	own   map[string]netdev.Link // ours, by alias
 	by    map[int]netdev.Link    // by index
 
+	other    bool   // another version's datapath is loaded
 	check    string // that is being made
 	findings []Finding
 }
@@ -74,7 +76,9 @@ type examination struct {
 func (h *Host) Examine() (Diagnosis, error) {
 	x := &examination{h: h, all: map[string][]*portRecord{}, findings: []Finding{}}
 	var err error
-	if x.dp, err = h.loaded(); err != nil {
+	x.dp, err = h.loaded()
+	x.other = errors.Is(err, loader.ErrOtherVersion) && !errors.Is(err, ErrConflict)
+	if err != nil && !x.other {
 		return Diagnosis{}, explain(err)
 	}
 	if x.links, err = h.k.Links(); err != nil {
@@ -152,7 +156,10 @@ func portText(e *endpointRecord, p *portRecord) string {
 }
 
 func (x *examination) datapath() error {
-	if x.dp == nil {
+	switch {
+	case x.other:
+		x.find("datapath", "another version of ebnet loaded it, which this one's commands cannot change", ebnetUp)
+	case x.dp == nil:
 		x.find("datapath", "nothing is loaded: no endpoint reaches anything, and no port is published", ebnetUp)
 	}
 	return nil
@@ -274,6 +281,29 @@ func (x *examination) pressure() error {
 	return nil
 }
 
+// state looks for records that do not go together, and at the copy.
+func (x *examination) state() error {
+	s := x.h.state
+	var wrong []string
+	var txid uint64
+	if err := s.view(func(t *tx) (err error) {
+		txid = uint64(t.ID())
+		wrong, err = t.inconsistencies()
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, w := range wrong {
+		x.find("state "+s.path()+": "+w, "records contradict each other, commands may fail or do the wrong thing",
+			"ebnet disconnect or unexpose what is named; or move the file away and run ebnet up --restore, if the copy is better")
+	}
+	if !s.unnamed && !s.aside && !s.changed && s.copyOf() != txid {
+		x.find("state "+s.copyPath()+": not a copy of what the state is now",
+			"if the state is damaged, what the last command did is lost", ebnetUp+" (writes it)")
+	}
+	return nil
+}
+
 func (x *examination) settings() error {
 	jit, err := x.h.k.Sysctl("core/bpf_jit_enable")
 	if errors.Is(err, netdev.ErrNotFound) {
@@ -322,8 +352,7 @@ func (x *examination) leftovers() error {
 		return err
 	}
 	for _, dir := range others {
-		x.find("pins in "+dir, "another ebnet's, whose programs may still run beside this one's",
-			fmt.Sprintf("`ebnet down` of that version, or rm -r %s", filepath.Clean(dir)))
+		x.find("pins in "+filepath.Clean(dir), "another version's, whose programs may still run", ebnetUp+" (replaces it)")
 	}
 	if x.dp == nil || !x.dp.TCX() {
 		return nil

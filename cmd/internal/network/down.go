@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/ebnet/ebnet/loader"
 	"github.com/ebnet/ebnet/loader/netdev"
@@ -72,7 +73,7 @@ func (h *Host) unhookUplinks() error {
 		return nil
 	}
 	if err != nil {
-		return nil // damaged pins go with the rest
+		return h.unhookRecorded() // damaged pins, and those of another version, go with the rest
 	}
 	defer func() {
 		_ = dp.Close()
@@ -85,6 +86,34 @@ func (h *Host) unhookUplinks() error {
 	for _, ifindex := range uplinks {
 		for _, hook := range []loader.Hook{loader.FromUplink, loader.ToUplink} {
 			if err := h.k.DetachFilter(ifindex, hook.Ingress()); err != nil && !errors.Is(err, netdev.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unhookRecorded is unhookUplinks for what no datapath tells of.
+func (h *Host) unhookRecorded() error {
+	var host hostRecord
+	if err := h.state.view(func(t *tx) (err error) {
+		host, err = t.host()
+		return err
+	}); err != nil {
+		return err
+	}
+	all, err := h.k.DetectUplinks()
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Concat(host.Uplinks, host.Sides) {
+		if l, err := h.k.UplinkByName(name); err == nil {
+			all = append(all, l)
+		}
+	}
+	for _, l := range all {
+		for _, ingress := range []bool{true, false} {
+			if err := h.k.DetachFilter(l.Ifindex, ingress); err != nil && !errors.Is(err, netdev.ErrNotFound) {
 				return err
 			}
 		}

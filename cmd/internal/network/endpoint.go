@@ -337,7 +337,7 @@ func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpoint
 		return restore, nil, nil
 	}
 	if len(ports) > 0 {
-		steps = append(steps, h.unpublishStep(t, dp, n, e, ports))
+		steps = append(steps, h.unpublishStep(dp, n, e, ports))
 	}
 	return restore, append(steps, h.unlinkSteps(dp, n, e)...), nil
 }
@@ -399,7 +399,9 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			return h.reconnect(n, e)
 		},
 	}, {do: func() error { return h.forgetNeighbour(n, e) }}, {do: func() error {
-		_ = dp.ForgetDrops(index) // a counter more is no harm
+		gone := e.datapath(n.ID)
+		gone.Ifindex = index
+		_ = dp.ForgetEndpointDrops(gone) // a counter more is no harm
 		return nil
 	}}}
 }

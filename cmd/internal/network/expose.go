@@ -151,22 +151,11 @@ func publications(n *networkRecord, e *endpointRecord, ports []*portRecord) []lo
 	return ps
 }
 
-// unpublish closes the ports outside of a transaction.
+// unpublish closes the ports, and ends the host's own connections by way of them, which the
+// datapath does not see.
 func (h *Host) unpublish(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) error {
-	var tcp, udp *loader.PortSet
-	if err := h.state.view(func(t *tx) error {
-		tcp, udp = t.stillPublished(ports)
-		return nil
-	}); err != nil {
-		return err
-	}
-	return h.closePorts(dp, publications(n, e, ports), tcp, udp)
-}
-
-// closePorts closes ports in the datapath, and ends the host's own connections by way of
-// them, which the datapath does not see.
-func (h *Host) closePorts(dp datapath, ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error {
-	if err := dp.Unpublish(ps, stillTCP, stillUDP); err != nil {
+	ps := publications(n, e, ports)
+	if err := dp.Unpublish(ps...); err != nil {
 		return err
 	}
 	slots := map[loader.Protocol][]uint32{}
@@ -193,9 +182,8 @@ func (h *Host) closePorts(dp datapath, ps []loader.Publication, stillTCP, stillU
 	return nil
 }
 
-// unpublishStep closes the ports.
-func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) step {
-	tcp, udp := t.stillPublished(ports)
+// unpublishStep is unpublish as a step.
+func (h *Host) unpublishStep(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) step {
 	var known bool // what is gone has no open ports
 	return step{
 		text: "unmap its ports: " + portList(ports, e),
@@ -203,7 +191,7 @@ func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRe
 			if known, err = dp.HasEndpoint(e.datapath(n.ID)); err != nil {
 				return err
 			}
-			return h.closePorts(dp, publications(n, e, ports), tcp, udp)
+			return h.unpublish(dp, n, e, ports)
 		},
 		undo: func() error {
 			if !known {
@@ -213,31 +201,6 @@ func (h *Host) unpublishStep(t *tx, dp datapath, n *networkRecord, e *endpointRe
 		},
 		partial: true,
 	}
-}
-
-// stillPublished returns the ports that stay open when those given close: a port
-// published on one address may be on others too. One published on any address
-// is the only one.
-func (t *tx) stillPublished(closing []*portRecord) (tcp, udp *loader.PortSet) {
-	tcp, udp = new(loader.PortSet), new(loader.PortSet)
-	gone := make(map[portKey]bool, len(closing))
-	specific := false
-	for _, p := range closing {
-		gone[p.key()] = true
-		specific = specific || p.HostIP.IsValid() && !p.Direct
-	}
-	if !specific {
-		return tcp, udp
-	}
-	for proto, set := range map[loader.Protocol]*loader.PortSet{loader.TCP: tcp, loader.UDP: udp} {
-		t.published(byte(proto), 65535, func(k portKey) bool {
-			if !gone[k] {
-				set.Add(k.first(), int(k.last())-int(k.first())+1)
-			}
-			return true
-		})
-	}
-	return tcp, udp
 }
 
 // planPorts makes and stores the records of new ports of e, one a spec. One of
@@ -362,7 +325,7 @@ func (h *Host) unexposeSteps(t *tx, dp datapath, n *networkRecord, e *endpointRe
 	}}
 	steps := []step{restore}
 	if dp != nil {
-		steps = []step{h.unreserveStep(), restore, h.unpublishStep(t, dp, n, e, ports), h.reserveStep()}
+		steps = []step{h.unreserveStep(), restore, h.unpublishStep(dp, n, e, ports), h.reserveStep()}
 	}
 	return append(steps, h.commit("done", func(t *tx) error { return t.deletePorts(ports) })), nil
 }

@@ -21,6 +21,8 @@ import (
 
 var errInjected = errors.New("injected")
 
+const fakeProgram = 98 // the id of all
+
 // fake is a kernel in memory. Every change of it can be made to fail.
 type fake struct {
 	links  map[string]*netdev.Link // by name
@@ -41,6 +43,9 @@ type fake struct {
 
 	cgroup string        // the first mount; "": none
 	dp     *fakeDatapath // nil: not loaded
+
+	handover *loader.Handover // of another version's datapath; nil: there is none
+	former   *fakeDatapath    // that
 
 	changes int // so far
 	failAt  int // the change to fail, from 1; 0: none
@@ -123,26 +128,50 @@ func (f *fake) Load(_ string, cfg loader.Config) (datapath, bool, error) {
 	}
 	if f.dp == nil {
 		f.dp = &fakeDatapath{
-			f: f, attached: map[loader.Attachment]bool{}, networks: map[uint32]loader.Network{},
+			heard: &fakeListener{},
+			f:     f, attached: map[loader.Attachment]bool{}, networks: map[uint32]loader.Network{},
 			endpoints: map[uint32]loader.Endpoint{}, services: map[string]service{}, uplinks: map[int]loader.Uplink{},
 		}
+	}
+	if f.handover != nil && !f.dp.staged {
+		f.dp.staged, f.dp.attached, f.dp.sockets = true, f.former.attached, f.former.sockets
 	}
 	f.dp.cfg = cfg
 	return f.dp, true, nil
 }
 
 func (f *fake) Open(string) (datapath, error) {
-	if f.dp == nil {
+	switch {
+	case f.handover != nil:
+		return nil, loader.ErrOtherVersion
+	case f.dp == nil:
 		return nil, loader.ErrNotLoaded
 	}
 	return f.dp, nil
+}
+
+func (f *fake) FindHandover(string) (loader.Handover, error) { return *f.handover, nil }
+
+// Swap makes the fake's other version's datapath go; that its maps cannot be read is for the
+// tests of package loader.
+func (d *fakeDatapath) Swap() error {
+	if err := d.f.change(); err != nil {
+		return err
+	}
+	d.staged, d.f.handover, d.f.former = false, nil, nil
+	return nil
+}
+
+func (d *fakeDatapath) Abandon() error {
+	d.f.dp = nil
+	return nil
 }
 
 func (f *fake) Remove(string) error {
 	if err := f.change(); err != nil {
 		return err
 	}
-	f.dp = nil
+	f.dp, f.handover = nil, nil
 	return nil
 }
 
@@ -263,8 +292,8 @@ func (f *fake) DetachFilter(ifindex int, ingress bool) error {
 	return nil
 }
 
-func (f *fake) FilterAttached(ifindex int, ingress bool) (bool, error) {
-	return f.filters[filterKey(ifindex, ingress)], nil
+func (f *fake) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
+	return fakeProgram, f.filters[filterKey(ifindex, ingress)], nil
 }
 
 func (f *fake) uplink(l *netdev.Link) netdev.Uplink {
@@ -329,6 +358,7 @@ func (f *fake) PortHolders(_ loader.Protocol, _ netip.Addr, first, last uint16) 
 type fakeDatapath struct {
 	f         *fake
 	cfg       loader.Config
+	staged    bool
 	attached  map[loader.Attachment]bool
 	networks  map[uint32]loader.Network
 	endpoints map[uint32]loader.Endpoint // by slot
@@ -336,6 +366,7 @@ type fakeDatapath struct {
 	uplinks   map[int]loader.Uplink
 	flows     []loader.Flow
 	drops     []loader.Drops
+	heard     *fakeListener
 	sources   loader.PortSet
 	shares    []loader.Share
 
@@ -347,6 +378,8 @@ func (d *fakeDatapath) Close() error              { return nil }
 func (d *fakeDatapath) Config() loader.Config     { return d.cfg }
 func (d *fakeDatapath) TCX() bool                 { return !d.f.noTCX }
 func (d *fakeDatapath) ProgramFD(loader.Hook) int { return 99 }
+func (d *fakeDatapath) ProgramID(loader.Hook) int { return fakeProgram }
+func (d *fakeDatapath) Staged() bool              { return d.staged }
 
 func (d *fakeDatapath) Attach(hook loader.Hook, ifindex int) error {
 	if err := d.f.change(); err != nil {
@@ -449,7 +482,7 @@ func (d *fakeDatapath) Publish(ps ...loader.Publication) error {
 	return nil
 }
 
-func (d *fakeDatapath) Unpublish(ps []loader.Publication, _, _ *loader.PortSet) error {
+func (d *fakeDatapath) Unpublish(ps ...loader.Publication) error {
 	if len(ps) == 0 {
 		return nil
 	}
@@ -546,6 +579,16 @@ func (d *fakeDatapath) FlushFlows(match func(loader.Flow) bool) (int, error) {
 
 func (d *fakeDatapath) Drops() ([]loader.Drops, error) { return d.drops, nil }
 func (d *fakeDatapath) ForgetDrops(int) error          { return nil }
+
+func (d *fakeDatapath) ForgetEndpointDrops(loader.Endpoint) error { return nil }
+
+func (d *fakeDatapath) Listen(want loader.Wanted) (listener, error) {
+	d.heard.wanted = append(d.heard.wanted, want)
+	return d.heard, d.heard.err
+}
+
+func (d *fakeDatapath) Listeners() (int, error) { return len(d.heard.wanted), nil }
+
 func (d *fakeDatapath) Usage() ([]loader.MapUse, error) {
 	if d.f.ill.usage != nil {
 		return d.f.ill.usage, nil
@@ -607,6 +650,9 @@ func dumpState(t *testing.T, h *Host) []string {
 	var walk func(path string, b *bbolt.Bucket) error
 	walk = func(path string, b *bbolt.Bucket) error {
 		return b.ForEach(func(k, v []byte) error {
+			if bytes.Equal(k, sumKey) { // of each transaction another
+				return nil
+			}
 			if v == nil {
 				return walk(fmt.Sprintf("%s/%q", path, k), b.Bucket(k))
 			}

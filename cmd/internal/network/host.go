@@ -37,7 +37,7 @@ func open(o Options, access Access, k kernel, wait time.Duration) (*Host, error)
 		return nil, err
 	}
 	h := &Host{o: o, k: k, lock: lock, verb: verb}
-	if h.state, err = openState(o.StateDir, access == ReadOnly); err != nil {
+	if h.state, err = openState(o, access); err != nil {
 		_ = h.Close()
 		return nil, err
 	}
@@ -53,11 +53,11 @@ func (h *Host) Close() error {
 	}
 	if h.state != nil {
 		errs = append(errs, h.state.close())
-		if h.state.unnamed && h.verb {
+		if h.state.unnamed && h.verb && sameFile(h.lock, h.lock.Name()) {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
 			_ = failpoint.Do("remove", h.lock.Name(), func() error { return os.Remove(h.lock.Name()) })
-			_ = os.Remove(h.o.StateDir) // if empty
+			_ = failpoint.Do("remove directory", "state", func() error { return os.Remove(h.o.StateDir) }) // if empty
 		}
 		h.state = nil
 	}
@@ -68,7 +68,7 @@ func (h *Host) Close() error {
 	return errors.Join(errs...)
 }
 
-// datapath opens what is loaded, once. Returns loader.ErrNotLoaded, or
+// datapath opens what is loaded, once. Returns loader.ErrNotLoaded, loader.ErrOtherVersion, or
 // ErrConflict if that serves another namespace: the devices here are not those
 // that the state speaks of.
 func (h *Host) datapath() (datapath, error) {
@@ -76,6 +76,9 @@ func (h *Host) datapath() (datapath, error) {
 		return h.dp, nil
 	}
 	dp, err := h.k.Open(h.o.BPFFS)
+	if errors.Is(err, loader.ErrOtherVersion) {
+		return nil, errors.Join(h.checkNamespace(), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,8 +138,9 @@ func (h *Host) attach(dp datapath, hook loader.Hook, ifindex int) (changed bool,
 		}
 		return true, dp.Attach(hook, ifindex)
 	}
-	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
-	if there || err != nil {
+	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+	// Of another version's datapath that still is in charge the filters are right as they are.
+	if there && (dp.Staged() || id == dp.ProgramID(hook)) || err != nil {
 		return false, err
 	}
 	return true, h.attachFilter(dp, hook, ifindex)
@@ -175,7 +179,7 @@ func (h *Host) renewFilters(dp datapath) error {
 	}
 	for ifindex, hooks := range at {
 		for _, hook := range hooks {
-			there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+			_, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
 			if err == nil && there {
 				err = h.attachFilter(dp, hook, ifindex)
 			}

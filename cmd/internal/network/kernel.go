@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/ebnet/ebnet/loader"
 	"github.com/ebnet/ebnet/loader/netdev"
@@ -15,6 +16,10 @@ type datapath interface {
 	Config() loader.Config
 	TCX() bool
 	ProgramFD(hook loader.Hook) int
+	ProgramID(hook loader.Hook) int
+	Staged() bool
+	Swap() error
+	Abandon() error
 	Attach(hook loader.Hook, ifindex int) error
 	Detach(hook loader.Hook, ifindex int) error
 	Attachments() ([]loader.Attachment, error)
@@ -30,7 +35,7 @@ type datapath interface {
 	Endpoints() ([]loader.Endpoint, error)
 	ForgetDevices() (int, error)
 	Publish(ps ...loader.Publication) error
-	Unpublish(ps []loader.Publication, stillTCP, stillUDP *loader.PortSet) error
+	Unpublish(ps ...loader.Publication) error
 	PublishedCount() (int, error)
 	ForgetPeers(slots ...uint32) ([]loader.Peer, error)
 	SetSourcePorts(allowed *loader.PortSet) error
@@ -46,14 +51,37 @@ type datapath interface {
 	FlushFlows(match func(loader.Flow) bool) (int, error)
 	Drops() ([]loader.Drops, error)
 	ForgetDrops(ifindex int) error
+	ForgetEndpointDrops(e loader.Endpoint) error
+	Listen(want loader.Wanted) (listener, error)
+	Listeners() (int, error)
 	Usage() ([]loader.MapUse, error)
 	Sweep() (loader.Sweep, error)
+}
+
+// listener is what the package uses of *loader.Listener.
+type listener interface {
+	Next(deadline time.Time) (loader.Event, error)
+	Want(want loader.Wanted) error
+	NotTold() (loader.NotTold, error)
+	Close() error
+}
+
+// pinned is *loader.Datapath, whose listeners are what the package calls so.
+type pinned struct{ *loader.Datapath }
+
+func (p pinned) Listen(want loader.Wanted) (listener, error) {
+	l, err := p.Datapath.Listen(want)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // kernel is everything the package asks of the host it runs on; tests fake it.
 type kernel interface {
 	Load(bpffs string, cfg loader.Config) (dp datapath, changed bool, err error)
 	Open(bpffs string) (datapath, error)
+	FindHandover(bpffs string) (loader.Handover, error)
 	Remove(bpffs string) error
 
 	EnsureBridge(b netdev.Bridge) (ifindex int, changed bool, err error)
@@ -79,7 +107,7 @@ type kernel interface {
 
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
-	FilterAttached(ifindex int, ingress bool) (bool, error)
+	FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error)
 
 	// What is only looked at, by `ebnet doctor`.
 	OtherLayouts(bpffs string) ([]string, error)
@@ -114,7 +142,7 @@ func (linux) Load(bpffs string, cfg loader.Config) (datapath, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	return dp, changed, nil
+	return pinned{dp}, changed, nil
 }
 
 func (linux) Open(bpffs string) (datapath, error) {
@@ -122,7 +150,7 @@ func (linux) Open(bpffs string) (datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dp, nil
+	return pinned{dp}, nil
 }
 
 func (linux) Remove(bpffs string) error                             { return loader.Remove(bpffs) }
@@ -168,10 +196,11 @@ func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
 	return netdev.FiltersAhead(ifindex, ingress)
 }
 
-func (linux) FilterAttached(ifindex int, ingress bool) (bool, error) {
-	_, ok, err := netdev.FilterAttached(ifindex, ingress)
-	return ok, err
+func (linux) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
+	return netdev.FilterAttached(ifindex, ingress)
 }
+
+func (linux) FindHandover(bpffs string) (loader.Handover, error) { return loader.FindHandover(bpffs) }
 
 func (linux) PortHolders(proto loader.Protocol, addr netip.Addr, first, last uint16) ([]netdev.Holder, error) {
 	return netdev.PortHolders(uint8(proto), addr, first, last)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
@@ -26,6 +28,9 @@ func takeLock(dir string, exclusive, create bool, wait time.Duration) (*os.File,
 	path := filepath.Join(dir, "lock")
 	for deadline := time.Now().Add(wait); ; {
 		f, err := openLock(path, create)
+		if create && purged(err) && time.Now().Before(deadline) {
+			continue
+		}
 		if f == nil || err != nil {
 			return nil, err
 		}
@@ -49,22 +54,97 @@ func takeLock(dir string, exclusive, create bool, wait time.Duration) (*os.File,
 	}
 }
 
+// purged reports whether a file could not be created because a purge removed the directory just then: it is
+// not there, or was for the one who wanted to make it.
+func purged(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) }
+
 func openLock(path string, create bool) (*os.File, error) {
-	if !create {
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
+	dir := filepath.Dir(path)
+	if create {
+		if err := makeDir(dir); err != nil {
+			return nil, err
 		}
-		return f, fileError(path, err)
 	}
-	if err := failpoint.Do("make directory", "state", func() error { return os.MkdirAll(filepath.Dir(path), 0o700) }); err != nil {
-		return nil, fileError(filepath.Dir(path), err)
+	if err := checkDir(dir, create); err != nil {
+		return nil, err
 	}
-	if err := failpoint.Reach("create", path); err != nil {
-		return nil, fileError(path, err)
+	how := os.O_RDONLY
+	if create {
+		how = os.O_RDWR | os.O_CREATE
+		if err := failpoint.Reach("create", path); err != nil {
+			return nil, fileError("state "+path, err)
+		}
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	return f, fileError(path, err)
+	f, err := os.OpenFile(path, how|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	switch {
+	case !create && errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, unix.ELOOP):
+		return nil, failed("state "+path, errors.New("the lock is a symbolic link"))
+	case err != nil:
+		return nil, fileError("state "+path, err)
+	}
+	if err := checkLock(f, create); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// checkLock refuses to write into what may be somebody else's file: the lock is written over.
+func checkLock(f *os.File, write bool) error {
+	info, err := f.Stat()
+	if err != nil {
+		return failed("state "+f.Name(), err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || st.Nlink > 1 {
+		return failed("state "+f.Name(), errors.New("the lock is no file of ebnet's own"))
+	}
+	if write && info.Mode().Perm() != 0o600 {
+		return fileError("state "+f.Name(), f.Chmod(0o600))
+	}
+	return nil
+}
+
+// makeDir makes the state's directory and those above it.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := failpoint.Do("make directory", "state", func() error { return os.MkdirAll(dir, 0o700) }); err != nil {
+		return fileError("state "+dir, err)
+	}
+	return fileError("state "+dir, os.Chmod(dir, 0o700)) // whatever the umask
+}
+
+// checkDir refuses a directory in which others than root and this user can put files: links to what ebnet
+// would then write, or a state of theirs. With tighten, one of our own is closed to them instead.
+func checkDir(dir string, tighten bool) error {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fileError("state "+dir, err)
+	}
+	if !info.IsDir() {
+		return failed("state "+dir, errors.New("it is no directory"))
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	if owner != 0 && owner != os.Geteuid() {
+		return unsupported("state "+dir, "the directory belongs to user %d, who can change the state", owner).
+			hint("choose another directory with --state, or chown it")
+	}
+	if info.Mode().Perm()&0o077 != 0 && tighten {
+		if owner == os.Geteuid() {
+			return fileError("state "+dir, os.Chmod(dir, 0o700))
+		}
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return unsupported("state "+dir, "others can write into the directory (its mode is %04o)", info.Mode().Perm()).
+			hint("chmod 0700 %s", dir)
+	}
+	return nil
 }
 
 // flock waits for the lock in the kernel's queue, which is fair and costs
@@ -76,8 +156,15 @@ func flock(f *os.File, exclusive bool, wait time.Duration) error {
 		how = syscall.LOCK_EX
 	}
 	fd := int(f.Fd())
+	if !exclusive {
+		letGoFirst(f, wait)
+	}
 	if err := syscall.Flock(fd, how|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
 		return err
+	}
+	if exclusive {
+		queueUp(f)
+		defer leaveQueue(f)
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -124,15 +211,21 @@ func holder(f *os.File) string {
 	return fmt.Sprintf("process %d (%s)", id, command)
 }
 
-// fileError gives an error of the state's files its kind; nil stays nil.
-func fileError(path string, err error) error {
-	switch {
-	case err == nil:
+// fileError gives an error with a file its kind; nil stays nil.
+func fileError(what string, err error) error {
+	if err == nil {
 		return nil
-	case errors.Is(err, fs.ErrPermission):
-		return &Error{What: path, Why: "permission denied", Hint: "run as root", Kind: ErrUnsupported, Err: err}
-	case errors.Is(err, syscall.EROFS):
-		return &Error{What: path, Why: "read-only file system", Hint: "choose another directory with --state", Kind: ErrFailed, Err: err}
 	}
-	return failed(path, err)
+	e := failed(what, err)
+	e.Why = reason(err)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		e.Why, e.Kind = "permission denied", ErrUnsupported
+		return e.hint("run as root")
+	case errors.Is(err, syscall.EROFS):
+		return e.hint("make it writable, or choose another directory with --state")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return e.hint("make room, then run the command again")
+	}
+	return e
 }

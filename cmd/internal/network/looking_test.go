@@ -68,7 +68,8 @@ func connect(t *testing.T, h *Host, name, space string, ports ...string) Endpoin
 func TestStats(t *testing.T) {
 	f := newFake()
 	h := upFake(t, f)
-	web, db, gone := connect(t, h, "web", "w0", "8080:80"), connect(t, h, "db", "w1"), connect(t, h, "gone", "w2")
+	web, db := connect(t, h, "web", "w0", "8080:80"), connect(t, h, "db", "w1")
+	connect(t, h, "gone", "w2")
 	f.kill("w2")
 	var webSlot uint32
 	for s, e := range f.dp.endpoints {
@@ -82,8 +83,14 @@ func TestStats(t *testing.T) {
 		{Slot: webSlot, Src: at(db.IPv4, 1), TranslatedDst: at(web.IPv4, 80)},
 	}
 	f.dp.drops = []loader.Drops{
-		{Ifindex: web.Ifindex, Reason: "spoofed-mac", Packets: 2, Bytes: 84}, {Ifindex: web.Ifindex, Reason: "icc", Packets: 1, Bytes: 42},
-		{Ifindex: gone.Ifindex, Reason: "icc", Packets: 1, Bytes: 42}, {Ifindex: 1, Reason: "icc", Packets: 1, Bytes: 42},
+		{Ifindex: web.Ifindex, Slot: webSlot, Direction: Sent, Reason: "spoofed-mac", Packets: 2, Bytes: 84},
+		{Ifindex: web.Ifindex, Slot: webSlot, Direction: Sent, Reason: "icc", Packets: 1, Bytes: 42},
+		// As another one's, as somebody's from outside by two devices, and before its device was known as its.
+		{Ifindex: 0, Slot: webSlot, Direction: Received, Reason: "icc", Packets: 1, Bytes: 42},
+		{Ifindex: 1, Slot: webSlot, Direction: Received, Reason: "direct-access", Packets: 1, Bytes: 42},
+		{Ifindex: 7, Slot: webSlot, Direction: Received, Reason: "direct-access", Packets: 2, Bytes: 80},
+		{Ifindex: web.Ifindex, Direction: Sent, Reason: "unknown-device", Packets: 1, Bytes: 42},
+		{Ifindex: 1, Direction: Received, Reason: "icc", Packets: 1, Bytes: 42}, // nobody's
 	}
 	got, err := h.Stats("")
 	if err != nil {
@@ -96,7 +103,8 @@ func TestStats(t *testing.T) {
 		{Endpoint: "db", Network: "default", State: StateUp, Conversations: 1, Drops: []EndpointDropInfo{}},
 		{Endpoint: "gone", Network: "default", State: StateGone, Drops: []EndpointDropInfo{}},
 		{Endpoint: "web", Network: "default", State: StateUp, Conversations: 2, Drops: []EndpointDropInfo{
-			{Sent, "icc", 1, 42}, {Sent, "spoofed-mac", 2, 84},
+			{Received, "direct-access", 3, 122}, {Sent, "icc", 1, 42}, {Received, "icc", 1, 42}, {Sent, "spoofed-mac", 2, 84},
+			{Sent, "unknown-device", 1, 42},
 		}},
 	}
 	want[0].Received, want[0].Sent = traffic(db)
@@ -231,7 +239,7 @@ func TestExamine(t *testing.T) {
 		"strange device": {spoil: func(f *fake, _ *Host) { f.link("br-x", "bridge", "ebnet:nosuch") },
 			check: "leftovers", what: "device br-x", mend: "ebnet up"},
 		"other version": {spoil: func(f *fake, _ *Host) { f.ill.layouts = []string{"/fake/v1"} },
-			check: "leftovers", what: "/fake/v1", mend: "rm -r /fake/v1"},
+			check: "leftovers", what: "/fake/v1", mend: "ebnet up"},
 		"dead pin": {spoil: func(f *fake, _ *Host) {
 			f.dp.attached[loader.Attachment{Hook: loader.FromContainer, Ifindex: 999}] = true
 		},

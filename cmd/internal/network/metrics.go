@@ -89,6 +89,7 @@ func (h *Host) liveMetrics(m *metrics, status StatusInfo) error {
 		m.counter("ebnet_drops_total", "Packets that were dropped.", float64(d.Packets), labels...)
 		m.counter("ebnet_drop_bytes_total", "Bytes of the packets that were dropped.", float64(d.Bytes), labels...)
 	}
+	m.gauge("ebnet_monitors", "Running ebnet monitor commands.", float64(status.Listeners))
 	for _, s := range status.Shares {
 		labels := []string{"endpoint", s.Endpoint, "port", s.Port}
 		m.gauge("ebnet_share_conversations", "Confirmed conversations that count against the share of an endpoint (no port) or a published port.",
@@ -154,6 +155,11 @@ func (m *metrics) traffic(stats []StatsInfo) {
 	const seen = ", as the container sees it."
 	for _, s := range stats {
 		labels := []string{"endpoint", s.Endpoint, "network", s.Network}
+		for _, d := range s.Drops {
+			of := append([]string{"direction", d.Direction, "reason", d.Reason}, labels...)
+			m.counter("ebnet_endpoint_drops_total", "Packets from and to an endpoint that were dropped; one between two of them is both's.", float64(d.Packets), of...)
+			m.counter("ebnet_endpoint_drop_bytes_total", "Bytes of the packets from and to an endpoint that were dropped.", float64(d.Bytes), of...)
+		}
 		m.gauge("ebnet_endpoint_conversations", "Tracked conversations that an endpoint takes part in.", float64(s.Conversations), labels...)
 		if s.Received == nil || s.Sent == nil {
 			continue

@@ -109,6 +109,7 @@ var kinds = []struct {
 	hint     string
 }{
 	{loader.ErrNotLoaded, ErrFailed, "run `ebnet up` first"},
+	{loader.ErrOtherVersion, ErrConflict, "`ebnet up` replaces it"},
 	{loader.ErrPermission, ErrUnsupported, "run as root"},
 	{netdev.ErrPermission, ErrUnsupported, "run as root"},
 	{loader.ErrUnsupported, ErrUnsupported, ""},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -29,7 +31,7 @@ const stateFile = "ebnet.db"
 
 // The buckets of the state.
 var (
-	metaBucket      = []byte("meta")           // "schema" → decimal; "host" → hostRecord
+	metaBucket      = []byte("meta")           // see schemaKey; "host" → hostRecord
 	networksBucket  = []byte("networks")       // name → networkRecord
 	networkIDs      = []byte("network_ids")    // id → name; sequence: id given last
 	endpointsBucket = []byte("endpoints")      // name → endpointRecord
@@ -50,73 +52,160 @@ var errCorrupt = errors.New("damaged")
 // errUnchanged makes state.change roll back and return nil.
 var errUnchanged = errors.New("unchanged")
 
-// state is the bbolt file. While there is none, it is an empty one without a
-// name that becomes the file with the first change.
+// state is the bbolt file. While there is none, it is an empty one in memory that becomes
+// the file with the first change.
 type state struct {
 	dir     string
+	writer  string // version of this ebnet
+	warn    func(text string)
 	db      *bbolt.DB
 	unnamed bool // no file of that name yet
+	aside   bool // a copy in memory: what is written into it is lost
 	created bool // by the verb at work
+	changed bool // since it was opened: the copy is older
+	roomy   bool // there is room for what a verb writes
 
 	// committing, if not nil, is called before each commit; tests fail there.
 	committing func() error
 }
 
-func openState(dir string, readOnly bool) (*state, error) {
-	s := &state{dir: dir}
-	path := s.path()
-	info, err := os.Stat(path)
+// openState opens the state for access; a dry run has a copy in memory.
+func openState(o Options, access Access) (s *state, err error) {
+	s = &state{dir: o.StateDir, writer: o.Version, warn: o.Warn}
+	f, err := openRegular(s.path())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		s.unnamed = true
-		return s, s.openUnnamed()
+		return s, s.openMissing()
 	case err != nil:
-		return nil, fileError(path, err)
-	case !info.Mode().IsRegular() || info.Size() == 0: // bbolt would begin anew in an empty one
-		return nil, s.corrupt(errors.New("not a bbolt file"))
+		return nil, s.fault(err)
 	}
-	if err := s.open(path, readOnly); err != nil {
+	defer f.Close()
+	m, err := s.inspect(f)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.view(func(t *tx) error { return t.checkSchema(info.Size()) }); err != nil {
-		_ = s.db.Close()
+	older := m.schema < schemaVersion
+	switch {
+	case o.DryRun, older && access == ReadOnly:
+		err = s.openCopy(f, m)
+	case older:
+		err = s.upgrade(f, m)
+	default:
+		err = s.open(access == ReadOnly)
+	}
+	if err == nil {
+		err = s.check(m)
+	}
+	if err == nil && older {
+		err = s.migrate(m.schema)
+	}
+	if err != nil {
+		s.changed = false // the copy is better
+		_ = s.close()
 		return nil, err
 	}
+	s.changed = s.changed || access == ReadWrite && !s.aside && s.copyOf() != m.txid
 	return s, nil
 }
 
 func (s *state) path() string { return filepath.Join(s.dir, stateFile) }
 
-// open opens the file at path, which exists.
-func (s *state) open(path string, readOnly bool) (err error) {
+// inspect reads the file as readImage does, and refuses what is not a state that this ebnet reads.
+func (s *state) inspect(f *os.File) (image, error) {
+	m, err := readImage(f)
+	switch {
+	case errors.Is(err, errCorrupt):
+		return image{}, s.corrupt(err)
+	case err != nil:
+		return image{}, s.fault(err)
+	case m.schema < firstSchema:
+		return image{}, s.corrupt(errors.New("no schema version"))
+	case m.schema > schemaVersion:
+		return image{}, s.newer(m)
+	case m.txid < s.copyOf(): // which is made after it
+		return image{}, s.corrupt(errors.New("it is older than its copy: the disk has lost what was written, or an older file was put here"))
+	}
+	return m, nil
+}
+
+// check refuses a state without all its buckets. What an ebnet without checksums has written last is
+// looked through as well.
+func (s *state) check(m image) error {
+	return s.view(func(t *tx) error {
+		for _, name := range allBuckets {
+			if t.Bucket(name) == nil {
+				return fmt.Errorf("%w: there is no %s in it", errCorrupt, name)
+			}
+		}
+		if m.summed() {
+			return nil
+		}
+		wrong, err := t.inconsistencies()
+		if err == nil && len(wrong) > 0 {
+			err = fmt.Errorf("%w: %s", errCorrupt, strings.Join(wrong[:min(3, len(wrong))], ", "))
+		}
+		return err
+	})
+}
+
+// open opens the file, which has passed readImage.
+func (s *state) open(readOnly bool) error {
+	return s.openBolt(bbolt.Options{
+		Timeout:  time.Second, // ours is the lock beside it
+		ReadOnly: readOnly,
+		OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) {
+			return os.OpenFile(path, flag&^os.O_CREATE|unix.O_NOFOLLOW, 0)
+		},
+	})
+}
+
+func (s *state) openBolt(o bbolt.Options) (err error) {
 	defer s.guard(&err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:      time.Second, // ours is the lock beside it
-		ReadOnly:     readOnly,
-		FreelistType: bbolt.FreelistMapType,
-	})
+	o.FreelistType = bbolt.FreelistMapType
+	s.db, err = bbolt.Open(s.path(), 0o600, &o)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return conflict("state "+path, "locked by a program that is not ebnet")
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return fileError(path, err)
+		return conflict("state "+s.path(), "locked by a program that is not ebnet")
+	case isFileFault(err):
+		return s.fault(err)
 	case err != nil:
 		return s.corrupt(err)
 	}
 	return nil
 }
 
-// openUnnamed opens an empty state in a file that has no name anywhere, so that nothing is
-// left of it whatever happens.
-func (s *state) openUnnamed() error {
-	fd, err := unix.MemfdCreate("ebnet.db", unix.MFD_CLOEXEC)
+// openMemory opens a state in memory that starts with content.
+func (s *state) openMemory(content io.Reader) error {
+	fd, err := unix.MemfdCreate(stateFile, unix.MFD_CLOEXEC)
 	if err != nil {
-		return failed("open an empty state", err)
+		return failed("open a state in memory", err)
 	}
-	defer unix.Close(fd)
-	if s.db, err = bbolt.Open(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600, &bbolt.Options{NoSync: true}); err != nil {
-		return failed("open an empty state", err)
+	f := os.NewFile(uintptr(fd), s.path())
+	if _, err := io.Copy(f, content); err != nil {
+		_ = f.Close()
+		return s.fault(err)
+	}
+	return s.openBolt(bbolt.Options{
+		NoSync:   true,
+		OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f, nil },
+	})
+}
+
+// openCopy opens a copy of the file that nobody else will see.
+func (s *state) openCopy(f *os.File, m image) error {
+	s.aside = true
+	return s.openMemory(io.NewSectionReader(f, 0, m.size))
+}
+
+// openMissing opens an empty state, unless there was one.
+func (s *state) openMissing() error {
+	if _, err := os.Lstat(s.copyPath()); err == nil {
+		return s.lost()
+	}
+	s.unnamed = true
+	if err := s.openMemory(strings.NewReader("")); err != nil {
+		return err
 	}
 	return s.update(func(t *tx) error {
 		for _, name := range allBuckets {
@@ -124,7 +213,7 @@ func (s *state) openUnnamed() error {
 				return err
 			}
 		}
-		if err := t.putSchema(); err != nil {
+		if err := t.seal(s.writer); err != nil {
 			return err
 		}
 		return t.putHost(hostRecord{Secret: rand.Uint64(), FastPath: true})
@@ -133,35 +222,21 @@ func (s *state) openUnnamed() error {
 
 // name gives the unnamed state its file, which is whole whenever it is there.
 func (s *state) name() error {
-	fresh := s.path() + ".new"
-	err := failpoint.Do("write", fresh, func() error {
-		return s.db.View(func(t *bbolt.Tx) error { return t.CopyFile(fresh, 0o600) })
+	err := replaceIn(s.dir, stateFile, func(w *os.File) error {
+		return s.db.View(func(t *bbolt.Tx) error {
+			n, err := t.WriteTo(w)
+			if err == nil {
+				err = extend(w, n, roomFor(n))
+			}
+			return err
+		})
 	})
-	if err == nil {
-		err = syncPath(fresh)
-	}
-	if err == nil {
-		err = failpoint.Do("rename", fresh, func() error { return os.Rename(fresh, s.path()) })
-	}
-	if err == nil {
-		err = syncPath(s.dir)
-	}
 	if err != nil {
-		_ = os.Remove(fresh)
-		return failed("create the state "+s.path(), err)
+		return s.fault(err)
 	}
 	_ = s.db.Close()
-	s.unnamed, s.created = false, true
-	return s.open(s.path(), false)
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	s.unnamed, s.created, s.roomy = false, true, true
+	return s.open(false)
 }
 
 // discard removes the state if the verb at work created it: for one that failed.
@@ -172,30 +247,45 @@ func (s *state) discard() error {
 	return s.remove()
 }
 
-// remove deletes the file; the state is empty and unnamed again.
+// remove deletes the file and its copies; the state is empty and unnamed again. The file goes last: who
+// finds a copy without it takes it for lost.
 func (s *state) remove() error {
-	_ = os.Remove(s.path() + ".new") // of a command that was killed in name
-	if !s.unnamed {
-		_ = s.db.Close()
-		if err := failpoint.Do("remove", s.path(), func() error { return os.Remove(s.path()) }); err != nil {
-			return fileError(s.path(), err)
-		}
-		s.unnamed, s.created = true, false
-		return s.openUnnamed()
+	if s.unnamed {
+		return nil
 	}
-	return nil
+	_ = s.db.Close()
+	s.changed = false
+	for _, path := range append(s.copies(), s.path()) {
+		if err := failpoint.Do("remove", path, func() error { return os.Remove(path) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return s.fault(err)
+		}
+	}
+	s.created = false
+	if err := syncDir(s.dir); err != nil {
+		return s.fault(err)
+	}
+	return s.openMissing()
 }
 
 func (s *state) close() error {
 	if s.db == nil {
 		return nil
 	}
-	return s.db.Close()
+	err := s.db.Close()
+	if s.changed && !s.unnamed && err == nil {
+		s.keepCopy()
+	}
+	return err
 }
 
 // change runs fn in a transaction and commits it, if commit is true and fn
 // returns nil.
 func (s *state) change(commit bool, fn func(*tx) error) error {
+	if commit && !s.unnamed && !s.aside && !s.roomy {
+		if err := s.makeRoom(); err != nil {
+			return err
+		}
+	}
 	err := s.update(func(t *tx) error {
 		if err := fn(t); err != nil {
 			return err
@@ -203,7 +293,7 @@ func (s *state) change(commit bool, fn func(*tx) error) error {
 		if !commit {
 			return errUnchanged
 		}
-		if err := t.putSchema(); err != nil {
+		if err := t.seal(s.writer); err != nil {
 			return err
 		}
 		if s.committing != nil {
@@ -214,12 +304,13 @@ func (s *state) change(commit bool, fn func(*tx) error) error {
 	switch {
 	case errors.Is(err, errUnchanged):
 		return nil
-	case err != nil:
+	case err != nil || s.aside:
 		return err
 	case s.unnamed:
-		return s.name()
+		err = s.name()
 	}
-	return nil
+	s.changed = s.changed || err == nil
+	return err
 }
 
 func (s *state) update(fn func(*tx) error) (err error) {
@@ -240,55 +331,65 @@ func (s *state) guard(err *error) {
 	if r := recover(); r != nil {
 		*err = s.corrupt(fmt.Errorf("%v", r))
 	}
-	if errors.Is(*err, errCorrupt) || errors.Is(*err, ipam.ErrCorrupt) {
-		if _, ok := errors.AsType[*Error](*err); !ok {
-			*err = s.corrupt(*err)
-		}
+	if _, ok := errors.AsType[*Error](*err); ok {
+		return
 	}
-}
-
-func (s *state) corrupt(why error) *Error {
-	return &Error{
-		What: "state " + s.path(),
-		Why:  fmt.Sprintf("the file is damaged (%v); it was left as it is", why),
-		Hint: "restore a copy, or move the file away and run `ebnet up` to begin anew",
-		Kind: ErrFailed,
-		Err:  errCorrupt,
+	switch {
+	case errors.Is(*err, errCorrupt), errors.Is(*err, ipam.ErrCorrupt):
+		*err = s.corrupt(*err)
+	case s.db != nil && isFileFault(*err) && strings.Contains((*err).Error(), s.db.Path()):
+		*err = s.fault(*err)
 	}
 }
 
 // tx is a transaction on the state.
 type tx struct{ *bbolt.Tx }
 
-// checkSchema refuses what is not a state of ours. size is that of the file,
-// which may have been cut off behind what the header speaks of.
-func (t *tx) checkSchema(size int64) error {
-	if t.Size() > size {
-		return fmt.Errorf("%w: %d of %d bytes", errCorrupt, size, t.Size())
+// The records of metaBucket beside those of the host.
+var (
+	schemaKey = []byte("schema") // decimal
+	writerKey = []byte("ebnet")  // version of the ebnet that wrote last
+)
+
+// seal ends what a transaction writes: what is written from now on only this schema can say.
+func (t *tx) seal(writer string) error {
+	meta := t.Bucket(metaBucket)
+	if err := errors.Join(
+		meta.Put(schemaKey, []byte(strconv.Itoa(schemaVersion))),
+		meta.Put(writerKey, []byte(writer)),
+	); err != nil {
+		return err
 	}
-	for _, name := range allBuckets {
-		if t.Bucket(name) == nil {
-			return fmt.Errorf("%w: there is no %s in it", errCorrupt, name)
-		}
+	sum, err := t.sum()
+	if err != nil {
+		return err
 	}
-	version, err := strconv.Atoi(string(t.Bucket(metaBucket).Get([]byte("schema"))))
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: no schema version", errCorrupt)
-	case version < firstSchema || version > schemaVersion:
-		return &Error{
-			What: "state " + t.DB().Path(),
-			Why:  fmt.Sprintf("written by another ebnet: its schema is %d, this one's is %d", version, schemaVersion),
-			Hint: "use that ebnet",
-			Kind: ErrUnsupported,
-		}
-	}
-	return nil
+	return meta.Put(sumKey, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(t.ID())), sum))
 }
 
-// putSchema: what is written from now on only this schema can say.
-func (t *tx) putSchema() error {
-	return t.Bucket(metaBucket).Put([]byte("schema"), []byte(strconv.Itoa(schemaVersion)))
+// sum is what pageReader will find.
+func (t *tx) sum() (uint32, error) {
+	var s recordSum
+	s.open(nil, 0)
+	err := t.ForEach(func(name []byte, b *bbolt.Bucket) error { return s.bucket(name, b, bytes.Equal(name, metaBucket)) })
+	s.close()
+	return s.crc, err
+}
+
+func (s *recordSum) bucket(name []byte, b *bbolt.Bucket, meta bool) error {
+	s.open(name, b.Sequence())
+	defer s.close()
+	return b.ForEach(func(k, v []byte) error {
+		if v == nil { // a bucket, or nothing that was just put there
+			if sub := b.Bucket(k); sub != nil {
+				return s.bucket(k, sub, false)
+			}
+		}
+		if !meta || !bytes.Equal(k, sumKey) {
+			s.record(k, v)
+		}
+		return nil
+	})
 }
 
 func put[T any](t *tx, bucket, key []byte, v T) error {
@@ -310,7 +411,7 @@ func get[T any](t *tx, bucket, key []byte) (*T, error) {
 
 func decode[T any](bucket, key, b []byte) (*T, error) {
 	v := new(T)
-	if err := json.Unmarshal(b, v); err != nil {
+	if err := unmarshal(b, v); err != nil {
 		return nil, fmt.Errorf("%w: %s %q: %w", errCorrupt, bucket, key, err)
 	}
 	return v, nil
@@ -377,6 +478,9 @@ func (t *tx) reserveSlot(endpoint string) (uint32, error) {
 }
 
 func numberKey(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
+
+// slotNumber is the inverse of numberKey.
+func slotNumber(k []byte) uint32 { return binary.BigEndian.Uint32(k) }
 
 // Networks.
 

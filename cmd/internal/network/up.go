@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/ebnet/ebnet/loader"
 	"github.com/ebnet/ebnet/loader/netdev"
@@ -17,16 +18,23 @@ import (
 //
 // An endpoint whose namespace is gone stays recorded and is reported as such.
 //
+// A datapath of another layout (loader.Handover) stays in charge until everything is ready.
+//
 // Returns ErrNotFound for an unknown uplink, ErrInvalid, ErrUnsupported,
-// ErrConflict (MaxFlows of a loaded datapath, a device in the way).
+// ErrConflict (MaxFlows of a loaded datapath, a device in the way, a datapath of another version
+// whose conversations would end, without Yes).
 func (h *Host) Up(r UpRequest) (UpReport, error) {
 	if r.MaxFlows < 0 {
 		return UpReport{}, invalid("--max-flows", "%d is not at least 1", r.MaxFlows)
 	}
-	if _, err := h.loaded(); err != nil {
+	other, err := h.succeeds(r.Yes)
+	if err != nil {
 		return UpReport{}, explain(err)
 	}
-	u := &bringUp{h: h, fresh: h.dp == nil, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
+	if err := h.checkMaxFlows(r.MaxFlows); err != nil {
+		return UpReport{}, err
+	}
+	u := &bringUp{h: h, fresh: h.dp == nil, other: other, report: UpReport{Uplinks: []string{}, Gone: []string{}, Warnings: []string{}}}
 	if err := u.findUplinks(r); err != nil {
 		return UpReport{}, explain(err)
 	}
@@ -59,10 +67,43 @@ func (h *Host) Up(r UpRequest) (UpReport, error) {
 	return u.report, nil
 }
 
+// succeeds reports whether a datapath of another version is loaded. That this one's ends
+// conversations of it has to be agreed to.
+func (h *Host) succeeds(yes bool) (bool, error) {
+	_, err := h.loaded()
+	if !errors.Is(err, loader.ErrOtherVersion) || errors.Is(err, ErrConflict) {
+		return false, err
+	}
+	o, err := h.k.FindHandover(h.o.BPFFS)
+	if err != nil {
+		return false, err
+	}
+	if o.Cut == 0 || yes {
+		return true, nil
+	}
+	return false, conflict("datapath", "another version of ebnet loaded it (layout %d), and this one cannot read its maps %s: "+
+		"%d conversations would be cut", o.ABI, strings.Join(o.Lost, ", "), o.Cut).
+		hint("`ebnet up --yes` replaces it all the same; the version that loaded it goes on")
+}
+
+// checkMaxFlows refuses another size of the flow table than a loaded datapath has, before it is
+// recorded: what a command that was killed leaves must not be what every later Up fails for.
+func (h *Host) checkMaxFlows(asked int) error {
+	if h.dp == nil || asked == 0 {
+		return nil
+	}
+	if has := h.dp.Config().MaxFlows; asked != has {
+		return conflict("--max-flows", "the flow table holds %d conversations and cannot be resized while it is in use", has).
+			hint("`ebnet down` removes the datapath, `ebnet up` loads it again")
+	}
+	return nil
+}
+
 // bringUp is one Up at work.
 type bringUp struct {
 	h       *Host
 	fresh   bool // nothing was loaded before
+	other   bool // another version's datapath is loaded
 	was     hostRecord
 	host    hostRecord
 	created *networkRecord // the default network, if it was not recorded
@@ -343,6 +384,9 @@ func (u *bringUp) apply(w *work) error {
 	if err := w.do(steps...); err != nil {
 		return err
 	}
+	if err := u.swap(w); err != nil {
+		return err
+	}
 	u.report.Networks, u.report.Endpoints = len(u.networks), len(u.endpoints)
 	for _, ports := range u.ports {
 		for _, p := range ports {
@@ -350,6 +394,27 @@ func (u *bringUp) apply(w *work) error {
 		}
 	}
 	u.h.say("done")
+	return nil
+}
+
+// swap puts a datapath that replaces another version's in charge. What fails before that is undone; after it
+// there is no way back, and the next Up goes on.
+func (u *bringUp) swap(w *work) error {
+	h := u.h
+	if h.o.DryRun || !h.dp.Staged() {
+		return nil
+	}
+	h.say("swap the programs")
+	err := h.dp.Swap()
+	if err != nil && h.dp.Staged() {
+		return w.undo(explain(err))
+	}
+	if err == nil {
+		err = h.renewFilters(h.dp)
+	}
+	if err != nil {
+		return explain(err).hint("`ebnet up` goes on with it")
+	}
 	return nil
 }
 
@@ -377,8 +442,15 @@ func (u *bringUp) loadStep() step {
 		before = h.dp.Config()
 	}
 	undo := func() error {
-		if !u.fresh {
+		switch {
+		case !u.fresh:
 			return u.load(before)
+		case u.other && h.dp == nil:
+			return nil
+		case u.other:
+			err := h.dp.Abandon()
+			h.dp = nil
+			return err
 		}
 		if h.dp != nil {
 			_ = h.dp.Close()
@@ -417,6 +489,9 @@ func (u *bringUp) load(cfg loader.Config) error {
 		return nil
 	}
 	u.changed()
+	if dp.Staged() {
+		return nil // swap does it
+	}
 	return h.renewFilters(dp)
 }
 

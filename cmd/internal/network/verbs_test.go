@@ -471,27 +471,6 @@ func TestExposeChooses(t *testing.T) {
 	}
 }
 
-func TestStillPublished(t *testing.T) {
-	f := newFake()
-	f.host = append(f.host, netip.MustParsePrefix("198.51.100.3/24"))
-	h := openFake(t, t.TempDir(), f)
-	prepareUp(t, h, f)
-	must(t)(h.Connect(ConnectRequest{Network: "default", NetNS: "w1", Ports: specs(t, "198.51.100.2:80:80", "198.51.100.3:80:80", "81:81")}))
-	err := h.state.view(func(tx *tx) error {
-		ports, err := tx.portsOf("w1")
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(ports, func(p *portRecord) bool { return p.HostIP.String() == "198.51.100.2" })
-		tcp, udp := tx.stillPublished(ports[i : i+1])
-		if !tcp.Has(80) || !tcp.Has(81) || tcp.Has(82) || udp.Has(80) {
-			t.Error("port 80 is published on another address still")
-		}
-		return nil
-	})
-	must(t)(nil, err)
-}
-
 func TestFlows(t *testing.T) {
 	f := newFake()
 	h := openFake(t, t.TempDir(), f)
@@ -633,4 +612,17 @@ func unexposes(t *testing.T, h *Host, endpoint string, texts ...string) {
 	if len(closed) != len(gone) || len(closed) != len(texts) || cmp.Diff(gone, closed) != "" {
 		t.Errorf("unexpose %v returned %+v, gone are %+v", texts, closed, gone)
 	}
+}
+
+// What a loaded datapath cannot be given is not recorded either, not even for a moment.
+func TestMaxFlowsOfLoadedIsNotRecorded(t *testing.T) {
+	f := newFake()
+	h := openFake(t, t.TempDir(), f)
+	prepareUp(t, h, f)
+	h.state.committing = func() error {
+		t.Error("something was recorded")
+		return nil
+	}
+	_, err := h.Up(UpRequest{MaxFlows: 1000})
+	wantKind(t, err, ErrConflict)
 }
