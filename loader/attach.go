@@ -197,6 +197,9 @@ func (d *Datapath) Ahead(hook Hook, ifindex int) ([]Program, error) {
 }
 
 func (d *Datapath) programID(hook Hook) (ebpf.ProgramID, error) {
+	if id, known := d.ids[hook]; known {
+		return id, nil
+	}
 	prog, err := d.program(hook)
 	if err != nil {
 		return 0, err
@@ -206,6 +209,7 @@ func (d *Datapath) programID(hook Hook) (ebpf.ProgramID, error) {
 		return 0, fmt.Errorf("inspect program %s: %w", hook, permission(err))
 	}
 	id, _ := info.ID()
+	d.ids[hook] = id
 	return id, nil
 }
 

@@ -26,7 +26,8 @@ type Datapath struct {
 	about  datapathAbout
 	maps   map[string]*ebpf.Map
 	progs  map[Hook]*ebpf.Program
-	staged *staging // nil once it is in charge
+	ids    map[Hook]ebpf.ProgramID // of progs, where it was asked for
+	staged *staging                // nil once it is in charge
 }
 
 var hooks = []Hook{FromContainer, FromUplink, ToUplink, FromBridge, ToBridge}
@@ -97,11 +98,13 @@ func load(bpffs string, cfg Config) (dp *Datapath, changed bool, err error) {
 func loadHere(bpffs string, about datapathAbout, kernel kernel) (dp *Datapath, changed bool, err error) {
 	old, err := openHere(bpffs)
 	if err == nil {
+		sound := old.about.MaxFlows == old.flowsRoom()
+		old.about.MaxFlows = old.flowsRoom()
 		if err := old.mayBecome(about); err != nil {
 			_ = old.Close()
 			return nil, false, err
 		}
-		if old.about == about && old.complete() {
+		if sound && old.about == about && old.complete() {
 			return old, false, nil
 		}
 		_ = old.Close()
@@ -170,17 +173,14 @@ func (d *Datapath) mayBecome(about datapathAbout) error {
 	return nil
 }
 
-// complete reports whether every program is pinned, and links can be.
-func (d *Datapath) complete() bool {
-	if _, err := os.Stat(d.pins.links()); err != nil {
-		return false
+// flowsRoom returns how many conversations the flow table really has room for, or what is said of it
+// where its pin is gone.
+func (d *Datapath) flowsRoom() uint32 {
+	m, err := d.pinned("flows")
+	if err != nil {
+		return d.about.MaxFlows
 	}
-	for _, p := range programs {
-		if _, err := os.Stat(d.pins.program(string(p))); err != nil {
-			return false
-		}
-	}
-	return true
+	return m.MaxEntries() / 2
 }
 
 // Current reports whether what is pinned is what this build would load with the same
@@ -204,6 +204,9 @@ func (d *Datapath) Current() (bool, error) {
 func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	pins, err := makePins(bpffs)
 	if err != nil {
+		return nil, err
+	}
+	if err := restoreMaps(pins); err != nil {
 		return nil, err
 	}
 	spec, err := configured(about, k)
@@ -300,7 +303,7 @@ func prepare(pins layout) error {
 }
 
 func newDatapath(pins layout) *Datapath {
-	return &Datapath{pins: pins, links: pins, maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}}
+	return &Datapath{pins: pins, links: pins, maps: map[string]*ebpf.Map{}, progs: map[Hook]*ebpf.Program{}, ids: map[Hook]ebpf.ProgramID{}}
 }
 
 // startSweep starts the timer that reclaims conversations. The kernel may have no memory for

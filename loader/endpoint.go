@@ -41,22 +41,16 @@ func (d *Datapath) PutEndpoint(e Endpoint) error {
 }
 
 func (d *Datapath) writeEndpoint(e Endpoint) error {
-	v4, v6 := byFamily(e.Addrs)
-	value := datapathEndpoint{Ifindex: uint32(e.Ifindex), Network: e.Network, Slot: e.Slot, Mac: toMAC(e.MAC)}
+	value := endpointValue(e)
 	for _, a := range e.Addrs {
 		if err := d.retireChanged("endpoints", toAddr(a), value); err != nil {
 			return err
 		}
 	}
 	if err := d.changeDevice(e.Ifindex, func(dev *datapathDevice) {
-		*dev = datapathDevice{
-			Addr4:     toAddr(v4),
-			Addr6:     toAddr(v6),
-			Network:   e.Network,
-			Slot:      e.Slot,
-			Mac:       toMAC(e.MAC),
-			Published: dev.Published,
-		}
+		published := dev.Published
+		*dev = deviceValue(e)
+		dev.Published = published
 	}); err != nil {
 		return err
 	}
@@ -66,6 +60,16 @@ func (d *Datapath) writeEndpoint(e Endpoint) error {
 		}
 	}
 	return nil
+}
+
+func endpointValue(e Endpoint) datapathEndpoint {
+	return datapathEndpoint{Ifindex: uint32(e.Ifindex), Network: e.Network, Slot: e.Slot, Mac: toMAC(e.MAC)}
+}
+
+// deviceValue is the endpoint by its device, without published ports.
+func deviceValue(e Endpoint) datapathDevice {
+	v4, v6 := byFamily(e.Addrs)
+	return datapathDevice{Addr4: toAddr(v4), Addr6: toAddr(v6), Network: e.Network, Slot: e.Slot, Mac: toMAC(e.MAC)}
 }
 
 // changeDevice applies change to what is known of a device, all zero if nothing is.

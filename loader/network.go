@@ -17,16 +17,6 @@ func (d *Datapath) PutNetwork(n Network) error {
 	if n.ID == 0 || n.ID >= MaxNetworks {
 		return fmt.Errorf("network id %d: out of range", n.ID)
 	}
-	v4, v6 := byFamily(n.Gateways)
-	value := datapathNetwork{
-		Gateway4: toAddr(v4),
-		Gateway6: toAddr(v6),
-		Snat4:    toAddr(n.SNAT),
-		Bridge:   uint32(n.Bridge),
-		Mtu:      uint32(n.MTU),
-		Flags:    networkFlags(n),
-		Mac:      toMAC(n.BridgeMAC),
-	}
 	m, err := d.pinned("networks")
 	if err != nil {
 		return err
@@ -35,7 +25,7 @@ func (d *Datapath) PutNetwork(n Network) error {
 	if err := m.Lookup(n.ID, &had); err != nil {
 		return fmt.Errorf("read map networks: %w", permission(err))
 	}
-	if err := d.writeNetwork(n, value); err != nil {
+	if err := d.writeNetwork(n); err != nil {
 		if had.Bridge == 0 {
 			err = errors.Join(err, d.DeleteNetwork(n))
 		}
@@ -44,7 +34,7 @@ func (d *Datapath) PutNetwork(n Network) error {
 	return nil
 }
 
-func (d *Datapath) writeNetwork(n Network, value datapathNetwork) error {
+func (d *Datapath) writeNetwork(n Network) error {
 	if err := d.markInner(n.Subnets); err != nil {
 		return err
 	}
@@ -53,7 +43,20 @@ func (d *Datapath) writeNetwork(n Network, value datapathNetwork) error {
 			return err
 		}
 	}
-	return d.put("networks", n.ID, value)
+	return d.put("networks", n.ID, networkValue(n))
+}
+
+func networkValue(n Network) datapathNetwork {
+	v4, v6 := byFamily(n.Gateways)
+	return datapathNetwork{
+		Gateway4: toAddr(v4),
+		Gateway6: toAddr(v6),
+		Snat4:    toAddr(n.SNAT),
+		Bridge:   uint32(n.Bridge),
+		Mtu:      uint32(n.MTU),
+		Flags:    networkFlags(n),
+		Mac:      toMAC(n.BridgeMAC),
+	}
 }
 
 func networkFlags(n Network) (flags datapathNetworkFlag) {

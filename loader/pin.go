@@ -120,7 +120,7 @@ func Remove(bpffs string) error {
 	}
 	err = failpoint.Do("remove directory", bpffs, func() error { return os.Remove(bpffs) })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
-		!errors.Is(err, unix.EBUSY) {
+		!errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EACCES) { // the directory above may be another's
 		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
 	}
 	return nil

@@ -20,8 +20,8 @@ func (d *Datapath) Publish(ps ...Publication) error {
 	}
 	var tcp, udp PortSet
 	for _, p := range ps {
-		if p.Slot == 0 || p.Slot >= MaxSlots || p.Count < 1 || int(p.HostPort)+p.Count > 65536 || int(p.Port)+p.Count > 65536 {
-			return fmt.Errorf("publication of slot %d: out of range", p.Slot)
+		if err := p.check(); err != nil {
+			return err
 		}
 		if !p.direct() {
 			setOf(p.Protocol, &tcp, &udp).Add(p.HostPort, p.Count)
@@ -86,6 +86,13 @@ func (d *Datapath) publishOne(m *ebpf.Map, p Publication) error {
 		return fmt.Errorf("write map services: %w", full(err))
 	}
 	return d.retire(stale...)
+}
+
+func (p Publication) check() error {
+	if p.Slot == 0 || p.Slot >= MaxSlots || p.Count < 1 || int(p.HostPort)+p.Count > 65536 || int(p.Port)+p.Count > 65536 {
+		return fmt.Errorf("publication of slot %d: out of range", p.Slot)
+	}
+	return nil
 }
 
 // direct reports whether the ports are the endpoint's own, of a routed network.

@@ -24,16 +24,21 @@ func (d *Datapath) PutUplink(u Uplink) error {
 }
 
 func (d *Datapath) writeUplink(u Uplink) error {
-	v4, v6 := byFamily(u.Addrs)
-	value := datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)}
-	if u.Side {
-		value.Flags = datapathUplinkFlagUPLINK_SIDE
-	}
+	value := uplinkValue(u)
 	if err := d.put("uplinks", uint32(u.Ifindex), value); err != nil {
 		return err
 	}
 	return changePlace(d, "near_uplinks", uint32(u.Ifindex)%nearUplinks,
 		datapathNearUplink{Ifindex: uint32(u.Ifindex), Flags: uint32(value.Flags)})
+}
+
+func uplinkValue(u Uplink) datapathUplink {
+	v4, v6 := byFamily(u.Addrs)
+	value := datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)}
+	if u.Side {
+		value.Flags = datapathUplinkFlagUPLINK_SIDE
+	}
+	return value
 }
 
 // DeleteUplink removes an uplink. One that is not there is no error.

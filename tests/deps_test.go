@@ -87,9 +87,9 @@ var rules = map[string]rule{
 		testing: []string{prometheus}, // what is written is read by its parser; it would make each command heavier
 	},
 	"tests/netlab": {
-		why:     "the lab drives the built binary; eBPF only to see that objects are gone",
+		why:     "the lab drives the built binary; eBPF and the state only to see that objects are gone, and to break them",
 		ours:    []string{"loader/netdev"},
-		outside: []string{gopacket, ebpfModule, sys},
+		outside: []string{gopacket, ebpfModule, bolt, sys},
 	},
 	"tests/datapath": {
 		why:     "the shipped object is run through the loader, packets and devices are made independently",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -94,13 +95,13 @@ func ensureBridge(h *handle, b Bridge) (ifindex int, changed bool, err error) {
 }
 
 // claim returns ErrExists unless l is the bridge of b.Network. One without an
-// alias but with the MAC is: the alias cannot be set in the request that creates
-// a device, so it is what a crash between the two leaves.
+// alias of ebnet's but with the MAC is: the alias cannot be set in the request that creates
+// a device, so it is what a crash between the two leaves, and others can change it.
 func (b Bridge) claim(l Link) error {
 	switch {
 	case l.Kind != "bridge":
 		return fmt.Errorf("%w, and is no bridge but a %s", ErrExists, l.Kind)
-	case l.Alias == b.alias(), l.Alias == "" && bytes.Equal(l.MAC, b.MAC):
+	case l.Alias == b.alias(), !l.Ours() && bytes.Equal(l.MAC, b.MAC):
 		return nil
 	case l.Ours():
 		return fmt.Errorf("%w as the bridge of network %s", ErrExists, l.Alias[len(AliasPrefix):])
@@ -167,7 +168,38 @@ func repairBridgeIP(h *handle, b Bridge, have Link) (changed bool, err error) {
 		}
 		changed = true
 	}
-	return changed, nil
+	missing, err := missingRoutes(h, b, have.Index)
+	if err != nil {
+		return changed, err
+	}
+	for _, p := range missing {
+		if err := addSubnetRoute(h, have.Index, p); err != nil {
+			return changed, err
+		}
+	}
+	return changed || len(missing) > 0, nil
+}
+
+// missingRoutes returns the gateways to whose subnets no route leads by the bridge. The kernel adds them with
+// the addresses, and not again.
+func missingRoutes(h *handle, b Bridge, ifindex int) (missing []netip.Prefix, err error) {
+	for _, p := range b.Addrs {
+		if p.IsSingleIP() {
+			continue
+		}
+		family := netlink.FAMILY_V4
+		if p.Addr().Is6() {
+			family = netlink.FAMILY_V6
+		}
+		routes, err := retryDump(func() ([]netlink.Route, error) { return h.RouteList(linkRef(ifindex), family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes of %s: %w", b.Name, sentinel(err))
+		}
+		if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return fromIPNet(r.Dst) == p.Masked() }) {
+			missing = append(missing, p)
+		}
+	}
+	return missing, nil
 }
 
 // setBridge creates the bridge (ifindex 0) or sets the options of an existing

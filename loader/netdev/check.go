@@ -61,7 +61,14 @@ func checkBridge(h *handle, b Bridge, have Link) (wrong []string, err error) {
 			add("it has lost the address %s", want)
 		}
 	}
-	return wrong, nil
+	if !have.Up || len(wrong) > 0 {
+		return wrong, nil // routes go with what is told already
+	}
+	missing, err := missingRoutes(h, b, have.Index)
+	for _, p := range missing {
+		add("the host has lost its route to %s", p.Masked())
+	}
+	return wrong, err
 }
 
 // Sysctl reads a setting of the calling thread's namespace by its path below

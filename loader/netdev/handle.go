@@ -38,6 +38,10 @@ func (h *handle) LinkSetAlias(l netlink.Link, alias string) error {
 	return failpoint.Do("set alias", "", func() error { return h.Handle.LinkSetAlias(l, alias) })
 }
 
+func (h *handle) LinkSetName(l netlink.Link, name string) error {
+	return failpoint.Do("set name", "", func() error { return h.Handle.LinkSetName(l, name) })
+}
+
 func (h *handle) LinkSetHardwareAddr(l netlink.Link, mac net.HardwareAddr) error {
 	return failpoint.Do("set MAC address", "", func() error { return h.Handle.LinkSetHardwareAddr(l, mac) })
 }
@@ -48,6 +52,10 @@ func (h *handle) LinkSetMTU(l netlink.Link, mtu int) error {
 
 func (h *handle) LinkSetUp(l netlink.Link) error {
 	return failpoint.Do("set up", "", func() error { return h.Handle.LinkSetUp(l) })
+}
+
+func (h *handle) LinkSetDown(l netlink.Link) error {
+	return failpoint.Do("set down", "", func() error { return h.Handle.LinkSetDown(l) })
 }
 
 func (h *handle) LinkSetGroup(l netlink.Link, group int) error {
@@ -80,6 +88,10 @@ func (h *handle) NeighDel(n *netlink.Neigh) error {
 
 func (h *handle) RouteAdd(r *netlink.Route) error {
 	return failpoint.Do("add route", "", func() error { return h.Handle.RouteAdd(r) })
+}
+
+func (h *handle) RouteDel(r *netlink.Route) error {
+	return failpoint.Do("delete route", "", func() error { return h.Handle.RouteDel(r) })
 }
 
 func (h *handle) QdiscAdd(q netlink.Qdisc) error {

@@ -23,6 +23,20 @@ func addDefaultRoute(h *handle, ifindex int, gateway netip.Addr) error {
 	return nil
 }
 
+// addSubnetRoute adds the route that the kernel adds with an address.
+func addSubnetRoute(h *handle, ifindex int, p netip.Prefix) error {
+	route := &netlink.Route{
+		LinkIndex: ifindex, Dst: toIPNet(p.Masked()), Scope: unix.RT_SCOPE_LINK, Protocol: unix.RTPROT_KERNEL,
+	}
+	if p.Addr().Is4() {
+		route.Src = p.Addr().AsSlice()
+	}
+	if err := h.RouteAdd(route); err != nil {
+		return fmt.Errorf("add route to %s: %w", p.Masked(), sentinel(err))
+	}
+	return nil
+}
+
 // HostPrefixes returns what the host already routes or owns, of both families:
 // the unicast routes of all tables but local, and the subnets of the devices'
 // addresses. Default routes are left out, also those in two halves (0.0.0.0/1

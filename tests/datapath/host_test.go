@@ -275,7 +275,7 @@ func (h *host) told(kind loader.EventKind, fn func()) (told []loader.Event) {
 		h.listener, h.listensTo = l, h.dp
 	}
 	must(h.TB, h.listener.Want(everything)) // hours may have passed
-	heard(h, h.listener) // what was before
+	heard(h, h.listener)                    // what was before
 	fn()
 	for _, e := range heard(h, h.listener) {
 		if e.Kind == kind {

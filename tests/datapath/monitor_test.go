@@ -199,7 +199,9 @@ func TestPrivilegedFlowEvents(t *testing.T) {
 		t.Errorf("told is %+v", e)
 	}
 
-	e = h.opens(func() { h.expect(loader.FromContainer, h.b, fromB(tcp, syn, 5000, hostAddr, 8080), loader.Redirect, nil) })
+	e = h.opens(func() {
+		h.expect(loader.FromContainer, h.b, fromB(tcp, syn, 5000, hostAddr, 8080), loader.Redirect, nil)
+	})
 	h.expectFlow(e, "hairpin", "172.18.0.3:5000", "198.51.100.2:8080", "172.18.0.3:5000", "172.18.0.2:80", 10)
 	if e.From != h.b || e.To != h.a {
 		t.Errorf("told is %+v", e)

@@ -29,6 +29,10 @@ func predate(t *testing.T, dir string) {
 	must(t, err)
 	must(t, m.Pin(room))
 	must(t, m.Close())
+	drops, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 8, ValueSize: 16, MaxEntries: 64, Flags: 1})
+	must(t, err)
+	must(t, drops.Pin(filepath.Join(maps, "drops")))
+	must(t, drops.Close())
 }
 
 // A newer version takes over what an older one made, conversations too, and knows its
@@ -53,6 +57,9 @@ func TestPrivilegedUpgrade(t *testing.T) {
 	h.dp, _, err = loader.Load(dir, loader.Config{FastPath: true, MaxFlows: 1000, Secret: 8})
 	must(t, err)
 	defer func() { must(t, h.dp.Close()) }()
+	if _, err := os.Stat(filepath.Join(dir, "v2", "maps", "drops")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a map that nobody uses is still pinned: %v", err)
+	}
 	h.expect(loader.FromContainer, h.a, fromA(tcp, ack, 5000, remote, 80), loader.Redirect, nil)
 	h.reply(fromOutside(tcp, ack, remote, 80, hostAddr, 5000))
 	p := toB()

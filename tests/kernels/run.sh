@@ -19,16 +19,17 @@ declare -A expected=([bookworm]=works [bookworm-backports]=works [bullseye]=refu
 suites=(bookworm bookworm-backports bullseye)
 
 # The core. Of the programs alone: that all load within their budget, masquerade, published
-# ports, ICMP errors, expiry, fragments. Of ebnet as a whole, with real packets: masquerade,
-# published ports from outside and from the host's own sockets, ports that its sockets
-# cannot have, and taking all away and bringing it back.
+# ports, ICMP errors, expiry, fragments, what is told to listeners. Of ebnet as a whole, with
+# real packets: masquerade, published ports from outside and from the host's own sockets, ports
+# that its sockets cannot have, taking all away and bringing it back, and watching it.
 datapath=(VerifierBudget LoadAgain ProgramOrder Spoofing Masquerade SourcePortCollision Expiry Confirmation
 	EndpointRemoval PublishedTCP PublishedOnAnyAddressIsLocal Unpublish Hairpin ErrorAboutMasqueraded
-	ErrorAboutNothing ErrorByEndpoint ErrorByHost Fragments HostSocketConflict Timeouts)
-e2e=(Outbound Publish FromHost Bind DownUp)
+	ErrorAboutNothing ErrorByEndpoint ErrorByHost Fragments HostSocketConflict Timeouts
+	DropsOfEndpoints FlowEvents EventRate ListenerDies)
+e2e=(Outbound Publish FromHost Bind DownUp Monitor)
 # Megabytes by way of an emulated processor take minutes, and the slow path is seen enough in
 # the others.
-e2e_skip='//offloads|(FromHost|Bind|DownUp)/fast-path=off'
+e2e_skip='//offloads|(FromHost|Bind|DownUp|Monitor)/fast-path=off'
 
 guest_limit=270 # seconds
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ebnet-kernels

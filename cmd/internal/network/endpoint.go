@@ -149,12 +149,18 @@ func (h *Host) planEndpoint(t *tx, r ConnectRequest, n *networkRecord, ns *netde
 	}
 	e := &endpointRecord{
 		Name: r.Name, Network: n.Name, IfName: r.IfName, NetNS: r.NetNS,
-		NSPath: ns.Path, NSDev: ns.Dev, NSInode: ns.Inode,
-		NoDefaultRoute: r.NoDefaultRoute, Transient: r.Transient, Labels: r.Labels, Status: pending,
+		NSPath: ns.Path, NoDefaultRoute: r.NoDefaultRoute, Transient: r.Transient, Labels: r.Labels, Status: pending,
 	}
-	if by := t.Bucket(ifnamesBucket).Get(ifnameKey(e)); by != nil {
-		return nil, conflict(what, "interface %s of namespace %s belongs to endpoint %q", e.IfName, e.NetNS, by).
-			hint("choose another with --ifname, or disconnect %s", by)
+	if err := h.identify(e, ns); err != nil {
+		return nil, err
+	}
+	by, err := t.ifnameOwner(e)
+	if err != nil {
+		return nil, err
+	}
+	if by != nil {
+		return nil, conflict(what, "interface %s of namespace %s belongs to endpoint %q", e.IfName, e.NetNS, by.Name).
+			hint("choose another with --ifname, or disconnect %s", by.Name)
 	}
 	h.say("get its IP (IPAM)")
 	if err := t.lease(n, e, r.IPs); err != nil {
@@ -258,9 +264,15 @@ func (h *Host) createVeth(n *networkRecord, e *endpointRecord, ns *netdev.NS) er
 	if !ours {
 		return &Error{What: "bridge " + n.Bridge, Why: "the network's bridge is missing", Hint: "run `ebnet up`, which repairs it", Kind: ErrFailed}
 	}
+	e.Ifindex, err = h.k.CreateVeth(e.veth(n, bridge.Index, ns))
+	return err
+}
+
+// veth is the endpoint's pair of devices.
+func (e *endpointRecord) veth(n *networkRecord, bridge int, ns *netdev.NS) netdev.Veth {
 	v := netdev.Veth{
 		HostName: e.HostIfName,
-		Bridge:   bridge.Index,
+		Bridge:   bridge,
 		Alias:    e.alias(),
 		MTU:      n.MTU,
 		NS:       ns,
@@ -271,8 +283,7 @@ func (h *Host) createVeth(n *networkRecord, e *endpointRecord, ns *netdev.NS) er
 	if !e.NoDefaultRoute {
 		v.Gateway = n.Gateways[0]
 	}
-	e.Ifindex, err = h.k.CreateVeth(v)
-	return err
+	return v
 }
 
 // endpointSteps tell the datapath of the endpoint and attach its program.
@@ -407,17 +418,17 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 }
 
 // reconnect creates the devices of a recorded endpoint again. Returns
-// netdev.ErrNotFound if the namespace is not the one it was.
+// netdev.ErrNotFound if its namespace is gone.
 func (h *Host) reconnect(n *networkRecord, e *endpointRecord) error {
-	ns, err := h.k.OpenNS(e.NSPath)
+	ns, err := h.openOwn(e)
 	if err != nil {
 		return err
 	}
 	defer h.k.CloseNS(ns)
-	if ns.Dev != e.NSDev || ns.Inode != e.NSInode {
-		return fmt.Errorf("namespace %s of endpoint %s: %w: it is another one now", e.NSPath, e.Name, netdev.ErrNotFound)
+	if err := h.createVeth(n, e, ns); err != nil {
+		return err
 	}
-	return h.createVeth(n, e, ns)
+	return h.identify(e, ns)
 }
 
 // Endpoints lists the endpoints by name; network "" means all networks.

@@ -41,6 +41,7 @@ type fake struct {
 	sides     map[string]bool // bridges of others
 	ill       illness
 
+	boot   string
 	cgroup string        // the first mount; "": none
 	dp     *fakeDatapath // nil: not loaded
 
@@ -61,6 +62,7 @@ func newFake() *fake {
 		host:     []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24"), netip.MustParsePrefix("127.0.0.1/8")},
 		next:     1,
 		cgroup:   "/cg",
+		boot:     "first",
 		reserved: []netdev.PortRange{{First: 32770, Last: 32771}},
 		sides:    map[string]bool{},
 	}
@@ -453,6 +455,60 @@ func (d *fakeDatapath) ForgetDevices() (int, error) { return 0, nil }
 
 func (d *fakeDatapath) Endpoints() ([]loader.Endpoint, error) {
 	return slices.Collect(maps.Values(d.endpoints)), nil
+}
+
+// Compare knows what is missing, altered or foreign of endpoints, networks and services.
+func (d *fakeDatapath) Compare(want loader.Contents) ([]loader.Deviation, error) {
+	return d.settled(want).deviations(d), nil
+}
+
+func (d *fakeDatapath) Settle(want loader.Contents) ([]loader.Deviation, error) {
+	now := d.settled(want)
+	all := now.deviations(d)
+	if len(all) == 0 {
+		return nil, nil
+	}
+	if err := d.f.change(); err != nil {
+		return nil, err
+	}
+	d.networks, d.endpoints, d.services, d.uplinks, d.sources = now.networks, now.endpoints, now.services, now.uplinks, now.sources
+	d.local, d.broadcast = now.local, now.broadcast
+	return all, nil
+}
+
+// settled is a datapath that says what is wanted.
+func (d *fakeDatapath) settled(want loader.Contents) *fakeDatapath {
+	now := &fakeDatapath{
+		f: &fake{}, networks: map[uint32]loader.Network{}, endpoints: map[uint32]loader.Endpoint{}, services: map[string]service{},
+		uplinks: map[int]loader.Uplink{}, sources: *want.SourcePorts, local: want.Local, broadcast: want.Broadcast,
+	}
+	for _, n := range want.Networks {
+		now.networks[n.ID] = n
+	}
+	for _, e := range want.Endpoints {
+		now.endpoints[e.Slot] = e
+	}
+	for _, u := range want.Uplinks {
+		now.uplinks[u.Ifindex] = u
+	}
+	_ = now.Publish(want.Publications...)
+	return now
+}
+
+func (d *fakeDatapath) deviations(old *fakeDatapath) (all []loader.Deviation) {
+	differs := func(name string, same bool) {
+		if !same {
+			all = append(all, loader.Deviation{Map: name, Altered: 1})
+		}
+	}
+	text := func(v any) string { return fmt.Sprintf("%+v", v) } // maps are printed in order
+	differs("networks", text(d.networks) == text(old.networks))
+	differs("endpoints", text(d.endpoints) == text(old.endpoints))
+	differs("uplinks", text(d.uplinks) == text(old.uplinks))
+	differs("services", text(d.services) == text(old.services))
+	differs("ports", d.sources == old.sources)
+	differs("locals", slices.Equal(d.local, old.local) && slices.Equal(d.broadcast, old.broadcast))
+	return all
 }
 
 type service struct {

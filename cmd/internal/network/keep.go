@@ -235,6 +235,10 @@ func (s *state) migrate(from int) error {
 //
 // Returns ErrConflict if the state is not damaged, ErrFailed if there is no copy that is good.
 func Restore(o Options) (aside string, err error) {
+	if err := checkPaths(o); err != nil {
+		return "", err
+	}
+	defer unix.Umask(unix.Umask(0o077))
 	lock, err := takeLock(o.StateDir, true, true, lockWait)
 	if err != nil {
 		return "", err

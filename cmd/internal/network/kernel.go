@@ -26,6 +26,8 @@ type datapath interface {
 	Attached(hook loader.Hook, ifindex int) bool
 	Ahead(hook loader.Hook, ifindex int) ([]loader.Program, error)
 	Current() (bool, error)
+	Compare(want loader.Contents) ([]loader.Deviation, error)
+	Settle(want loader.Contents) ([]loader.Deviation, error)
 	PutNetwork(n loader.Network) error
 	DeleteNetwork(n loader.Network) error
 	Networks() ([]uint32, error)
@@ -105,9 +107,16 @@ type kernel interface {
 	CurrentNS() (*netdev.NS, error)
 	CloseNS(ns *netdev.NS)
 
+	// NSCookie and BootID tell whether a namespace is the one that was recorded.
+	NSCookie(ns *netdev.NS) (uint64, error)
+	BootID() (string, error)
+
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
 	FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error)
+
+	CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
+	RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
 
 	// What is only looked at, by `ebnet doctor`.
 	OtherLayouts(bpffs string) ([]string, error)
@@ -162,7 +171,6 @@ func (linux) DeleteUnfinished(ifindex int) error                    { return net
 func (linux) SpareLink(ifindex int) error                           { return netdev.SpareLink(ifindex) }
 func (linux) LinkByName(name string) (netdev.Link, error)           { return netdev.LinkByName(name) }
 func (linux) Links() ([]netdev.Link, error)                         { return netdev.Links() }
-func (linux) OpenNS(ref string) (*netdev.NS, error)                 { return netdev.OpenNS(ref) }
 func (linux) CurrentNS() (*netdev.NS, error)                        { return netdev.CurrentNS() }
 func (linux) PeerTraffic(is ...int) (map[int]netdev.Traffic, error) { return netdev.PeerTraffic(is...) }
 func (linux) CloseNS(ns *netdev.NS)                                 { _ = ns.Close() }
@@ -184,6 +192,15 @@ func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 func (linux) DeleteNeighbour(ifindex int, addrs ...netip.Addr) error {
 	return netdev.DeleteNeighbour(ifindex, addrs...)
 }
+
+// OpenNS opens what no other user can have turned elsewhere.
+func (linux) OpenNS(ref string) (*netdev.NS, error) {
+	if err := checkNSPath(ref); err != nil {
+		return nil, err
+	}
+	return netdev.OpenNS(ref)
+}
+
 func (linux) DetachFilter(ifindex int, ingress bool) error {
 	return netdev.DetachFilter(ifindex, ingress)
 }
@@ -198,6 +215,15 @@ func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
 
 func (linux) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
 	return netdev.FilterAttached(ifindex, ingress)
+}
+
+func (linux) NSCookie(ns *netdev.NS) (uint64, error) { return ns.Cookie() }
+func (linux) BootID() (string, error)                { return netdev.BootID() }
+
+func (linux) CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error) { return netdev.CheckVeths(vs) }
+
+func (linux) RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error) {
+	return netdev.RepairVeths(vs)
 }
 
 func (linux) FindHandover(bpffs string) (loader.Handover, error) { return loader.FindHandover(bpffs) }

@@ -214,7 +214,7 @@ func (m *Monitor) Next(deadline time.Time) (info EventInfo, ok bool, err error) 
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return EventInfo{}, false, nil
 	case errors.Is(err, loader.ErrNotLoaded):
-		return EventInfo{}, false, &Error{What: "monitor", Why: "ebnet is no longer up", Hint: "run `ebnet up` first", Kind: ErrFailed, Err: err}
+		return EventInfo{}, false, &Error{What: "monitor", Why: "ebnet is no longer up", Hint: "run `ebnet up`, and ebnet monitor again", Kind: ErrFailed, Err: err}
 	case err != nil:
 		return EventInfo{}, false, explain(err)
 	}

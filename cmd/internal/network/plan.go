@@ -134,9 +134,15 @@ func explain(err error) *Error {
 		return e
 	}
 	for _, k := range kinds {
-		if errors.Is(err, k.is) {
-			return &Error{Why: oneLine(err), Hint: k.hint, Kind: k.kind, Err: err}
+		if !errors.Is(err, k.is) {
+			continue
 		}
+		e := &Error{Why: oneLine(err), Hint: k.hint, Kind: k.kind, Err: err}
+		if name := lacking(err, effective()); name != "" {
+			e.Why += "; " + name + " is missing"
+			e.Hint = "run as root, or with the capabilities that docs/privileges.md lists"
+		}
+		return e
 	}
 	return &Error{Why: oneLine(err), Kind: ErrFailed, Err: err}
 }

@@ -108,12 +108,13 @@ func (u *bringUp) tidyLinks() error {
 	for _, e := range u.endpoints {
 		wanted[e.alias()] = e.HostIfName
 	}
+	renamed := renamedVeths(links, wanted)
 	for _, l := range links {
 		var err error
 		switch {
-		case l.Ours() && wanted[l.Alias] != l.Name:
+		case l.Ours() && wanted[l.Alias] != l.Name && !renamed[l.Index]:
 			err = u.h.deleteLink(l.Index)
-		case unfinished(l, slices.Concat(u.endpoints, u.left.endpoints), u.left.networks):
+		case unfinished(l, &u.left):
 			err = u.h.k.DeleteUnfinished(l.Index)
 		case l.Ours() && l.Doomed:
 			err = u.h.k.SpareLink(l.Index)
@@ -127,17 +128,17 @@ func (u *bringUp) tidyLinks() error {
 	return u.tidyNeighbours()
 }
 
-// unfinished reports whether a command was killed while it made the device for one of the
-// endpoints or networks. Of networks only those are given whose bridge nothing goes on to make.
-func unfinished(l netdev.Link, endpoints []*endpointRecord, networks []*networkRecord) bool {
+// unfinished reports whether a command was killed while it made the device. Those of what is
+// recorded are finished instead.
+func unfinished(l netdev.Link, left *leftovers) bool {
 	if l.Alias != "" {
 		return false
 	}
 	switch l.Kind {
 	case "veth":
-		return slices.ContainsFunc(endpoints, func(e *endpointRecord) bool { return e.HostIfName == l.Name })
+		return slices.ContainsFunc(left.endpoints, func(e *endpointRecord) bool { return e.HostIfName == l.Name })
 	case "bridge":
-		return slices.ContainsFunc(networks, func(n *networkRecord) bool { return n.Bridge == l.Name && bytes.Equal(n.bridgeMAC(), l.MAC) })
+		return slices.ContainsFunc(left.networks, func(n *networkRecord) bool { return n.Bridge == l.Name && bytes.Equal(n.bridgeMAC(), l.MAC) })
 	}
 	return false
 }
@@ -153,6 +154,20 @@ func (u *bringUp) tidyNeighbours() error {
 		}
 	}
 	return nil
+}
+
+// renamedVeths returns the devices that somebody has given another name, and that can have theirs again.
+func renamedVeths(links []netdev.Link, wanted map[string]string) map[int]bool {
+	taken, found := map[string]bool{}, map[int]bool{}
+	for _, l := range links {
+		taken[l.Name] = true
+	}
+	for _, l := range links {
+		if name := wanted[l.Alias]; l.Kind == "veth" && l.Ours() && name != "" && !taken[name] {
+			taken[name], found[l.Index] = true, true
+		}
+	}
+	return found
 }
 
 func (u *bringUp) tidyUplinks() error {
