@@ -118,38 +118,6 @@ func (d *Datapath) HasEndpoint(e Endpoint) (bool, error) {
 	return false, nil
 }
 
-// ForgetDevices removes what is known of devices that no endpoint has, as a command leaves
-// that was killed at PutEndpoint or DeleteEndpoint. It returns how many those were.
-func (d *Datapath) ForgetDevices() (int, error) {
-	all, err := d.Endpoints()
-	if err != nil {
-		return 0, err
-	}
-	own := make(map[uint32]bool, len(all))
-	for _, e := range all {
-		own[uint32(e.Ifindex)] = true
-	}
-	m, err := d.pinned("devices")
-	if err != nil {
-		return 0, err
-	}
-	var stray []uint32
-	if err := each(m, func(ifindex *uint32, _ *datapathDevice) bool {
-		if !own[*ifindex] {
-			stray = append(stray, *ifindex)
-		}
-		return true
-	}); err != nil {
-		return 0, fmt.Errorf("read map devices: %w", err)
-	}
-	for _, ifindex := range stray {
-		if err := d.removeDevice(ifindex); err != nil {
-			return 0, err
-		}
-	}
-	return len(stray), nil
-}
-
 func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEndpoint) error {
 	m, err := d.pinned(name)
 	if err != nil {

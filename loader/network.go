@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -84,20 +83,14 @@ func subnetKey(p netip.Prefix) datapathSubnetKey {
 	return datapathSubnetKey{Prefixlen: uint32(bits), Addr: toAddr(p.Masked().Addr())}
 }
 
-// DeleteNetwork removes a network and its subnets, also those that n does not name. One that is not there
-// is no error.
+// DeleteNetwork removes a network and its subnets. One that is not there is no error.
 func (d *Datapath) DeleteNetwork(n Network) error {
-	had, err := removeIf(d, "subnets", func(_ *datapathSubnetKey, id *uint32) bool { return *id == n.ID })
-	if err != nil {
-		return err
-	}
-	gone := slices.Clone(n.Subnets)
-	for _, k := range had {
-		if addr := fromAddr(k.Addr); addr.Is4() {
-			gone = append(gone, netip.PrefixFrom(addr, int(k.Prefixlen)-96))
+	for _, s := range n.Subnets {
+		if err := d.remove("subnets", subnetKey(s)); err != nil {
+			return err
 		}
 	}
-	if err := d.unmarkInner(gone); err != nil {
+	if err := d.unmarkInner(n.Subnets); err != nil {
 		return err
 	}
 	if n.ID == 0 || n.ID >= MaxNetworks {

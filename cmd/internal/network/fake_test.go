@@ -451,8 +451,6 @@ func (d *fakeDatapath) HasEndpoint(e loader.Endpoint) (bool, error) {
 	return ok, nil
 }
 
-func (d *fakeDatapath) ForgetDevices() (int, error) { return 0, nil }
-
 func (d *fakeDatapath) Endpoints() ([]loader.Endpoint, error) {
 	return slices.Collect(maps.Values(d.endpoints)), nil
 }

@@ -35,7 +35,6 @@ type datapath interface {
 	DeleteEndpoint(e loader.Endpoint) error
 	HasEndpoint(e loader.Endpoint) (bool, error)
 	Endpoints() ([]loader.Endpoint, error)
-	ForgetDevices() (int, error)
 	Publish(ps ...loader.Publication) error
 	Unpublish(ps ...loader.Publication) error
 	PublishedCount() (int, error)

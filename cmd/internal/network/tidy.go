@@ -42,7 +42,7 @@ func (u *bringUp) tidyEndpoints() error {
 	for _, e := range u.left.endpoints {
 		u.changed()
 		gone := e.datapath(0)
-		gone.Ifindex = 0 // the index may be another's by now; ForgetDevices knows
+		gone.Ifindex = 0 // the index may be another's by now
 		if err := u.h.dp.DeleteEndpoint(gone); err != nil {
 			return err
 		}
@@ -64,11 +64,7 @@ func (u *bringUp) tidyEndpoints() error {
 			return err
 		}
 	}
-	stray, err := u.h.dp.ForgetDevices()
-	if stray > 0 {
-		u.changed()
-	}
-	return err
+	return nil
 }
 
 func (u *bringUp) tidyNetworks() error {
