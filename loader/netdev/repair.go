@@ -20,6 +20,10 @@ type VethReport struct {
 	// Err is why the rest could not be looked at or repaired.
 	Err error
 
+	// Unseen is set where the container's end was not looked at, for want of the privilege to enter
+	// its namespace (CAP_SYS_ADMIN).
+	Unseen bool
+
 	// Lost is set where there is no pair of that alias, or its other end is not in the namespace:
 	// the pair has to be made anew.
 	Lost bool
@@ -171,7 +175,11 @@ func (s *survey) visit(h *handle, v Veth, repair bool) (r VethReport) {
 	}
 	err := r.settle(s.hostDeviations(h, v, link), repair)
 	if err == nil && v.NS != nil {
-		if err = enter(v.NS); err == nil {
+		err = enter(v.NS)
+		if errors.Is(err, ErrPermission) {
+			return VethReport{Wrong: r.Wrong, Unseen: true}
+		}
+		if err == nil {
 			err = v.visitInside(link, &r, repair)
 		}
 	}

@@ -348,9 +348,6 @@ func TestPrivilegedRepair(t *testing.T) {
 	}
 }
 
-// movedUplink is what the uplink's address becomes.
-var movedUplink = netip.MustParseAddr("198.51.100.9")
-
 // uplinkBreakages are what a network manager does.
 var uplinkBreakages = []breakage{
 	{name: "uplink MTU", do: host("ip link set up0 mtu 1400"), check: "maps", what: "map uplinks", after: host("ip link set up0 mtu 1500")},
@@ -395,8 +392,7 @@ func TestPrivilegedRepairMaps(t *testing.T) {
 			"altered": func(m *netlab.Map, key, value []byte) {
 				value[0] ^= 1
 				m.Put(key, value)
-			},
-			"foreign": func(m *netlab.Map, key, value []byte) {
+				// And a foreign one beside it.
 				if slices.Contains([]string{"networks", "inner", "nears", "near_uplinks", "ports"}, name) {
 					key[0] ^= 2 // another place of an array
 					value[len(value)/2] ^= 0xff

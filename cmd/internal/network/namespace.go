@@ -70,6 +70,9 @@ func (h *Host) isOwn(e *endpointRecord, ns *netdev.NS) (bool, error) {
 		return true, nil
 	}
 	cookie, err := h.k.NSCookie(ns)
+	if errors.Is(err, netdev.ErrPermission) {
+		return true, nil // who cannot look in cannot link it either
+	}
 	return cookie == e.NSCookie, err
 }
 

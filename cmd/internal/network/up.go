@@ -609,7 +609,11 @@ func (u *bringUp) repairLinks(networks map[string]*networkRecord) error {
 		there, veths = append(there, e), append(veths, e.veth(n, *u.bridges[n.Name], ns))
 	}
 	reports, err := u.h.k.RepairVeths(veths)
+	unseen := 0
 	for i, r := range reports {
+		if r.Unseen {
+			unseen++
+		}
 		for _, w := range r.Wrong {
 			u.h.say("repair endpoint %q: %s", there[i].Name, w)
 			u.changed()
@@ -618,6 +622,9 @@ func (u *bringUp) repairLinks(networks map[string]*networkRecord) error {
 			u.warn("endpoint %q: %s", there[i].Name, oneLine(r.Err))
 		}
 		u.lost[there[i].Name] = r.Lost
+	}
+	if unseen > 0 {
+		u.warn("the containers' ends of %d links are not looked at: %s is missing", unseen, capSysAdmin.name)
 	}
 	return err
 }
@@ -632,8 +639,12 @@ func (u *bringUp) namespace(e *endpointRecord) (*netdev.NS, error) {
 	if err != nil || e.Boot != "" {
 		return ns, err
 	}
-	u.moved[e.Name] = true // a version that knew no boots recorded it
-	return ns, u.h.identify(e, ns)
+	err = u.h.identify(e, ns) // a version that knew no boots recorded it
+	if errors.Is(err, netdev.ErrPermission) {
+		return ns, nil // the next Up with more privileges does
+	}
+	u.moved[e.Name] = true
+	return ns, err
 }
 
 // endpointSteps bring an endpoint back, or find that it is gone.
