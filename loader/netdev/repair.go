@@ -281,7 +281,9 @@ func (v Veth) deviceInside(h *handle, link Link) (all []deviation, _ error) {
 	}
 	if !link.Up {
 		all = append(all, deviation{fmt.Sprintf("the container's end, %s, is down", v.IfName),
-			func() error { return errors.Join(h.LinkSetUp(linkRef(loopbackIndex)), v.setUp(h, link.Index, v.IfName)) }})
+			func() error {
+				return errors.Join(h.LinkSetUp(linkRef(loopbackIndex)), v.setUp(h, link.Index, v.IfName))
+			}})
 	}
 	return all, nil
 }
