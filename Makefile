@@ -3,6 +3,11 @@
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+# networkd-dispatcher looks here and in /usr/lib only, whatever the prefix.
+HOOKDIR ?= /etc/networkd-dispatcher
+RUNDIR ?= /run
+BUILT ?= bin/ebnet
 GO ?= go
 CLANG_FORMAT ?= clang-format-16
 SOAK ?= 10m
@@ -15,7 +20,7 @@ VERSION ?= $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || 
 LDFLAGS = -s -w $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test test-kernels soak bench demo lint fmt verify install clean
+.PHONY: help build generate test test-kernels soak bench demo lint fmt verify install uninstall clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,10 +65,22 @@ verify: ## check that the generated files match their source
 	tests/install-deps.sh generate
 	tests/verify.sh
 
-install: build ## install below DESTDIR and PREFIX
-	install -D -m 0755 bin/ebnet $(DESTDIR)$(PREFIX)/bin/ebnet
-	mkdir -p $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	bin/ebnet completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ebnet
+UNITS = ebnet.service ebnet-changed.service ebnet-changed.path
+HOOKS = $(foreach state,routable degraded carrier no-carrier off configured,$(HOOKDIR)/$(state).d/50-ebnet)
+COMPLETION = $(PREFIX)/share/bash-completion/completions/ebnet
+FILL = sed 's|@BINDIR@|$(PREFIX)/bin|; s|@RUNDIR@|$(RUNDIR)|g'
+
+install: build ## install below DESTDIR and PREFIX: ebnet, completion, systemd units, a hook
+	install -D -m 0755 $(BUILT) $(DESTDIR)$(PREFIX)/bin/ebnet
+	mkdir -p $(DESTDIR)$(dir $(COMPLETION)) $(DESTDIR)$(UNITDIR)
+	$(BUILT) completion bash > $(DESTDIR)$(COMPLETION)
+	for unit in $(UNITS); do \
+		$(FILL) cmd/ebnet/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit && chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	for hook in $(HOOKS); do \
+		mkdir -p $(DESTDIR)$$(dirname $$hook) && $(FILL) cmd/ebnet/systemd/hook > $(DESTDIR)$$hook && chmod 0755 $(DESTDIR)$$hook || exit 1; done
+
+uninstall: ## remove what install put there
+	rm -f $(addprefix $(DESTDIR),$(PREFIX)/bin/ebnet $(COMPLETION) $(addprefix $(UNITDIR)/,$(UNITS)) $(HOOKS))
 
 clean: ## remove what was built
 	rm -rf bin

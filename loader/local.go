@@ -14,13 +14,7 @@ func (d *Datapath) SetLocalAddrs(local, broadcast []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	want, have := map[datapathAddr]uint32{}, map[datapathAddr]uint32{}
-	for _, a := range broadcast {
-		want[toAddr(a)] = uint32(datapathLocalKindLOCAL_BROADCAST)
-	}
-	for _, a := range local {
-		want[toAddr(a)] = uint32(datapathLocalKindLOCAL_ADDRESS)
-	}
+	want, have := localKinds(local, broadcast), map[datapathAddr]uint32{}
 	if err := each(m, func(a *datapathAddr, kind *uint32) bool {
 		have[*a] = *kind
 		return true
@@ -37,6 +31,17 @@ func (d *Datapath) SetLocalAddrs(local, broadcast []netip.Addr) error {
 	}
 	_, err = removeIf(d, "locals", func(a *datapathAddr, _ *uint32) bool { return want[*a] == 0 })
 	return err
+}
+
+func localKinds(local, broadcast []netip.Addr) map[datapathAddr]uint32 {
+	kinds := map[datapathAddr]uint32{}
+	for _, a := range broadcast {
+		kinds[toAddr(a)] = uint32(datapathLocalKindLOCAL_BROADCAST)
+	}
+	for _, a := range local {
+		kinds[toAddr(a)] = uint32(datapathLocalKindLOCAL_ADDRESS)
+	}
+	return kinds
 }
 
 // LocalAddrs returns the addresses that the datapath takes for the host's own, sorted.

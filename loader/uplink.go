@@ -1,19 +1,44 @@
 package loader
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
-// PutUplink adds an uplink or replaces what is known of it.
+// PutUplink adds an uplink or replaces what is known of it. What fails for a new one is
+// taken back.
 func (d *Datapath) PutUplink(u Uplink) error {
-	v4, v6 := byFamily(u.Addrs)
-	value := datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)}
-	if u.Side {
-		value.Flags = datapathUplinkFlagUPLINK_SIDE
+	m, err := d.pinned("uplinks")
+	if err != nil {
+		return err
 	}
+	var had datapathUplink
+	known := m.Lookup(uint32(u.Ifindex), &had) == nil
+	if err := d.writeUplink(u); err != nil {
+		if !known {
+			err = errors.Join(err, d.DeleteUplink(u.Ifindex))
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Datapath) writeUplink(u Uplink) error {
+	value := uplinkValue(u)
 	if err := d.put("uplinks", uint32(u.Ifindex), value); err != nil {
 		return err
 	}
 	return changePlace(d, "near_uplinks", uint32(u.Ifindex)%nearUplinks,
 		datapathNearUplink{Ifindex: uint32(u.Ifindex), Flags: uint32(value.Flags)})
+}
+
+func uplinkValue(u Uplink) datapathUplink {
+	v4, v6 := byFamily(u.Addrs)
+	value := datapathUplink{Addr4: toAddr(v4), Addr6: toAddr(v6), Mtu: uint32(u.MTU)}
+	if u.Side {
+		value.Flags = datapathUplinkFlagUPLINK_SIDE
+	}
+	return value
 }
 
 // DeleteUplink removes an uplink. One that is not there is no error.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -56,7 +57,7 @@ func EnsureBridge(b Bridge) (ifindex int, changed bool, err error) {
 	if err := cmp.Or(checkMAC(b.MAC), checkMTU(b.MTU), checkPrefixes(b.Addrs)); err != nil {
 		return 0, false, fmt.Errorf("bridge %s: %w", b.Name, err)
 	}
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		ifindex, changed, err = ensureBridge(h, b)
 		return err
 	})
@@ -66,7 +67,7 @@ func EnsureBridge(b Bridge) (ifindex int, changed bool, err error) {
 	return ifindex, changed, nil
 }
 
-func ensureBridge(h *netlink.Handle, b Bridge) (ifindex int, changed bool, err error) {
+func ensureBridge(h *handle, b Bridge) (ifindex int, changed bool, err error) {
 	l, err := h.LinkByName(b.Name)
 	created := notFound(err)
 	if created {
@@ -94,13 +95,13 @@ func ensureBridge(h *netlink.Handle, b Bridge) (ifindex int, changed bool, err e
 }
 
 // claim returns ErrExists unless l is the bridge of b.Network. One without an
-// alias but with the MAC is: the alias cannot be set in the request that creates
-// a device, so it is what a crash between the two leaves.
+// alias of ebnet's but with the MAC is: the alias cannot be set in the request that creates
+// a device, so it is what a crash between the two leaves, and others can change it.
 func (b Bridge) claim(l Link) error {
 	switch {
 	case l.Kind != "bridge":
 		return fmt.Errorf("%w, and is no bridge but a %s", ErrExists, l.Kind)
-	case l.Alias == b.alias(), l.Alias == "" && bytes.Equal(l.MAC, b.MAC):
+	case l.Alias == b.alias(), !l.Ours() && bytes.Equal(l.MAC, b.MAC):
 		return nil
 	case l.Ours():
 		return fmt.Errorf("%w as the bridge of network %s", ErrExists, l.Alias[len(AliasPrefix):])
@@ -109,7 +110,7 @@ func (b Bridge) claim(l Link) error {
 }
 
 // repairBridge makes the existing bridge l what b says.
-func repairBridge(h *netlink.Handle, b Bridge, l netlink.Link) (changed bool, err error) {
+func repairBridge(h *handle, b Bridge, l netlink.Link) (changed bool, err error) {
 	have := fromNetlink(l)
 	if have.Alias != b.alias() {
 		if err := h.LinkSetAlias(l, b.alias()); err != nil {
@@ -144,7 +145,7 @@ func repairBridge(h *netlink.Handle, b Bridge, l netlink.Link) (changed bool, er
 
 // repairBridgeIP is the part of repairBridge above layer 2. The sysctls come
 // before the device is up, so that IPv6 never starts where it is not wanted.
-func repairBridgeIP(h *netlink.Handle, b Bridge, have Link) (changed bool, err error) {
+func repairBridgeIP(h *handle, b Bridge, have Link) (changed bool, err error) {
 	for _, s := range bridgeSysctls {
 		did, err := setDeviceSysctl("ipv4", b.Name, s.name, s.value)
 		if err != nil {
@@ -167,7 +168,38 @@ func repairBridgeIP(h *netlink.Handle, b Bridge, have Link) (changed bool, err e
 		}
 		changed = true
 	}
-	return changed, nil
+	missing, err := missingRoutes(h, b, have.Index)
+	if err != nil {
+		return changed, err
+	}
+	for _, p := range missing {
+		if err := addSubnetRoute(h, have.Index, p); err != nil {
+			return changed, err
+		}
+	}
+	return changed || len(missing) > 0, nil
+}
+
+// missingRoutes returns the gateways to whose subnets no route leads by the bridge. The kernel adds them with
+// the addresses, and not again.
+func missingRoutes(h *handle, b Bridge, ifindex int) (missing []netip.Prefix, err error) {
+	for _, p := range b.Addrs {
+		if p.IsSingleIP() {
+			continue
+		}
+		family := netlink.FAMILY_V4
+		if p.Addr().Is6() {
+			family = netlink.FAMILY_V6
+		}
+		routes, err := retryDump(func() ([]netlink.Route, error) { return h.RouteList(linkRef(ifindex), family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes of %s: %w", b.Name, sentinel(err))
+		}
+		if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return fromIPNet(r.Dst) == p.Masked() }) {
+			missing = append(missing, p)
+		}
+	}
+	return missing, nil
 }
 
 // setBridge creates the bridge (ifindex 0) or sets the options of an existing
@@ -192,7 +224,7 @@ func setBridge(b Bridge, ifindex int) error {
 		data.AddRtAttr(o.attr, o.value)
 	}
 	req.AddData(info)
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+	if err := execute("set bridge", req, unix.NETLINK_ROUTE); err != nil {
 		if ifindex == 0 {
 			return fmt.Errorf("create: %w", sentinel(err))
 		}

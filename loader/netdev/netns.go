@@ -143,6 +143,34 @@ func (ns *NS) Close() error {
 // SameNS reports whether a and b are the same namespace.
 func SameNS(a, b *NS) bool { return a.Dev == b.Dev && a.Inode == b.Inode }
 
+// Cookie returns the number that the kernel gave the namespace and gives no other until the next boot
+// (SO_NETNS_COOKIE, Linux 5.14); inode numbers are given again.
+func (ns *NS) Cookie() (cookie uint64, err error) {
+	err = Do(ns, func() error {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open a socket in network namespace %s: %w", ns, sentinel(err))
+		}
+		defer func() { _ = unix.Close(s) }()
+		cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if err != nil {
+			return fmt.Errorf("identify network namespace %s: %w", ns, sentinel(err))
+		}
+		return nil
+	})
+	return cookie, err
+}
+
+// BootID returns what identifies this run of the kernel: after another one, nothing that identified a
+// namespace means anything.
+func BootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", sentinel(err))
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
 // Do runs fn in ns on an OS thread of its own. fn must not start goroutines that
 // are to act in ns: they run in the process's own namespace.
 //
@@ -151,11 +179,19 @@ func SameNS(a, b *NS) bool { return a.Dev == b.Dev && a.Inode == b.Inode }
 // Returns fn's error, or ErrPermission if the namespace cannot be entered.
 func Do(ns *NS, fn func() error) error {
 	return onThread(func() error {
-		if err := netns.Set(netns.NsHandle(ns.fd)); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", ns, sentinel(err))
+		if err := enter(ns); err != nil {
+			return err
 		}
 		return fn()
 	})
+}
+
+// enter moves the calling thread into ns, for functions that onThread runs.
+func enter(ns *NS) error {
+	if err := netns.Set(netns.NsHandle(ns.fd)); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", ns, sentinel(err))
+	}
+	return nil
 }
 
 // onThread runs fn, which may move its thread to another network namespace, on

@@ -284,12 +284,12 @@ func TestPrivilegedHandoverOfOtherMaps(t *testing.T) {
 		lost   []string
 		cut    int
 	}{
-		"endpoints": {func(s *ebpf.MapSpec) { s.ValueSize += 4 }, nil, 0},
-		"services":  {func(s *ebpf.MapSpec) { s.MaxEntries *= 2 }, nil, 0},
-		"drops":     {func(s *ebpf.MapSpec) { s.ValueSize += 8 }, nil, 0},
-		"gens":      {func(s *ebpf.MapSpec) { s.ValueSize = 8 }, []string{"gens"}, 1},
-		"shares":    {func(*ebpf.MapSpec) {}, []string{"shares"}, 1}, // the same size, and no types to prove it
-		"sweepers":  {func(s *ebpf.MapSpec) { s.ValueSize += 8 }, []string{"sweepers"}, 1},
+		"endpoints":   {func(s *ebpf.MapSpec) { s.ValueSize += 4 }, nil, 0},
+		"services":    {func(s *ebpf.MapSpec) { s.MaxEntries *= 2 }, nil, 0},
+		"drop_counts": {func(s *ebpf.MapSpec) { s.ValueSize += 8 }, nil, 0},
+		"gens":        {func(s *ebpf.MapSpec) { s.ValueSize = 8 }, []string{"gens"}, 1},
+		"shares":      {func(*ebpf.MapSpec) {}, []string{"shares"}, 1}, // the same size, and no types to prove it
+		"sweepers":    {func(s *ebpf.MapSpec) { s.ValueSize += 8 }, []string{"sweepers"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHeritage(t)

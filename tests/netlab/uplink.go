@@ -17,7 +17,7 @@ var (
 )
 
 // SecondUplink gives the host another device that leads outside, and returns what is
-// there: another internet. To be called before ebnet is up.
+// there: another internet.
 func (l *Lab) SecondUplink(tb testing.TB) *Node {
 	tb.Helper()
 	n := l.node(tb, "inet2")
@@ -27,6 +27,6 @@ func (l *Lab) SecondUplink(tb testing.TB) *Node {
 	n.Run(tb, "ip", "link", "set", SecondInternetLink, "up")
 	l.Host.Run(tb, "ip", "address", "add", SecondHostAddr.String()+"/24", "dev", SecondUplinkLink)
 	l.Host.Run(tb, "ip", "link", "set", SecondUplinkLink, "up")
-	l.firstLinks = l.Host.Links(tb)
+	l.firstLinks[SecondUplinkLink] = l.Host.Links(tb)[SecondUplinkLink]
 	return n
 }

@@ -42,9 +42,11 @@ var checks = []check{
 	{"uplinks", (*examination).uplinks, false},
 	{"bridges", (*examination).bridges, false},
 	{"endpoints", (*examination).endpoints, false},
+	{"links", (*examination).pairs, false},
 	{"sockets", (*examination).sockets, false},
 	{"order", (*examination).order, false},
 	{"ports", (*examination).ports, false},
+	{"maps", (*examination).maps, false},
 	{"addresses", (*examination).addresses, true},
 	{"holders", (*examination).holders, true},
 	{"other-nat", (*examination).otherNAT, true},
@@ -328,15 +330,27 @@ func (x *examination) incomplete() error {
 // leftovers looks for what is ours and that nothing recorded has.
 func (x *examination) leftovers() error {
 	recorded := map[string]bool{}
+	var left leftovers
 	for _, n := range x.nets {
 		recorded[bridgeAlias(n.Name)] = true
+		if n.Status != applied {
+			left.networks = append(left.networks, n)
+		}
 	}
 	for _, e := range x.ends {
 		recorded[e.alias()] = true
+		if e.Status != applied {
+			left.endpoints = append(left.endpoints, e)
+		}
 	}
 	for _, l := range x.links {
-		if l.Ours() && !recorded[l.Alias] {
+		switch {
+		case l.Ours() && !recorded[l.Alias]:
 			x.find(fmt.Sprintf("device %s (%s)", l.Name, l.Alias), "no network or endpoint of that name is recorded", ebnetUp+" (removes it)")
+		case unfinished(l, &left):
+			x.find("device "+l.Name, "the command that made it was killed before it was done", ebnetUp+" (removes it)")
+		case l.Ours() && l.Doomed:
+			x.find("device "+l.Name, "the `ebnet down` that was to remove it was killed", ebnetUp+" (keeps it), or ebnet down")
 		}
 	}
 	others, err := x.h.k.OtherLayouts(x.h.o.BPFFS)

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,8 +52,11 @@ func (x *examination) unhooked(hooked []int) error {
 	if err != nil {
 		return err
 	}
+	own := func(l netdev.Uplink) bool {
+		return slices.ContainsFunc(x.nets, func(n *networkRecord) bool { return n.Bridge == l.Name })
+	}
 	for _, l := range append(wanted, sides...) {
-		if l.Ethernet && !slices.Contains(hooked, l.Ifindex) && len(hooked) < maxDevices {
+		if l.Ethernet && !own(l) && !slices.Contains(hooked, l.Ifindex) && len(hooked) < maxDevices {
 			x.find("device "+l.Name, "it leads outside or to another engine's containers, and came after the last `ebnet up`: "+
 				"nothing that goes by it is translated", ebnetUp)
 		}
@@ -101,6 +105,8 @@ func bridgeHarm(wrong string) string {
 		return "the kernel answers no route to endpoints: none of them gets out. Writing net.ipv4.ip_forward resets it on all devices"
 	case strings.Contains(wrong, "rp_filter"):
 		return "the host drops what endpoints send it where the way back differs"
+	case strings.Contains(wrong, "route"):
+		return "the host does not reach the endpoints, and packets for them do not go in by way of the bridge"
 	case strings.Contains(wrong, "address"):
 		return "it is what endpoints know as their gateway"
 	}
@@ -143,12 +149,16 @@ func (x *examination) endpoints() error {
 func (x *examination) unlinked(e *endpointRecord) {
 	what := quoted("endpoint", e.Name)
 	ns, err := x.h.k.OpenNS(e.NSPath)
+	if err != nil && e.Transient {
+		x.find(what, "the `ebnet run` that made it was killed, and what ran in it has ended", ebnetUp+" (removes it)")
+		return
+	}
 	if err != nil {
 		x.find(what, fmt.Sprintf("its network namespace %s is gone; its address and its ports stay taken", e.NSPath), "ebnet disconnect "+e.Name)
 		return
 	}
 	defer x.h.k.CloseNS(ns)
-	if ns.Dev != e.NSDev || ns.Inode != e.NSInode {
+	if own, err := x.h.isOwn(e, ns); err != nil || !own {
 		x.find(what, fmt.Sprintf("%s is another network namespace than the one it was connected to, which is gone", e.NSPath),
 			fmt.Sprintf("ebnet disconnect %s, and connect the new one", e.Name))
 		return
@@ -159,19 +169,149 @@ func (x *examination) unlinked(e *endpointRecord) {
 // linked looks at an endpoint with a device, which the datapath knows as have.
 func (x *examination) linked(e *endpointRecord, l netdev.Link, have loader.Endpoint) error {
 	what := fmt.Sprintf("endpoint %q, device %s", e.Name, l.Name)
-	bridge := x.own[bridgeAlias(e.Network)]
-	switch {
-	case l.MasterIndex != bridge.Index:
-		x.find(what, "the device is no port of the network's bridge", ebnetUp)
-	case !l.Up:
-		x.find(what, "the device is down", fmt.Sprintf("ip link set %s up", l.Name))
-	case !l.Carrier:
-		x.find(what, fmt.Sprintf("the container's end, %s, is down", e.IfName), fmt.Sprintf("nsenter --net=%s ip link set %s up", e.NSPath, e.IfName))
-	}
 	if have.Ifindex != l.Index || !slices.Contains(have.Addrs, e.IP) {
 		x.find(what, "the datapath does not know it: all that it sends is dropped", ebnetUp)
 	}
 	return x.hook(loader.FromContainer, l.Index, what, "what it sends is neither checked nor translated: it can forge addresses, and gets out nowhere")
+}
+
+// pairs compares the endpoints' devices, at both ends, with what they were made as.
+func (x *examination) pairs() error {
+	var there []*endpointRecord
+	var veths []netdev.Veth
+	networks := map[string]*networkRecord{}
+	for _, n := range x.nets {
+		networks[n.Name] = n
+	}
+	for _, e := range x.ends {
+		n, l := networks[e.Network], x.own[e.alias()]
+		if e.Status != applied || n == nil || l.Index == 0 || x.own[bridgeAlias(n.Name)].Index == 0 {
+			continue // other checks tell
+		}
+		ns, err := x.h.openSame(e)
+		switch {
+		case err == nil:
+			defer x.h.k.CloseNS(ns)
+		case !errors.Is(err, netdev.ErrNotFound):
+			return err
+		}
+		there, veths = append(there, e), append(veths, e.veth(n, x.own[bridgeAlias(n.Name)].Index, ns))
+	}
+	reports, err := x.h.k.CheckVeths(veths)
+	for i, r := range reports {
+		what := fmt.Sprintf("endpoint %q, device %s", there[i].Name, x.own[there[i].alias()].Name)
+		for _, w := range r.Wrong {
+			x.find(what, w, ebnetUp)
+		}
+		switch {
+		case r.Lost:
+			x.find(what, "the container's end has left its namespace: it reaches nothing", ebnetUp)
+		case r.Err != nil:
+			x.find(what, "it could not be looked at: "+oneLine(r.Err), "see why, and run `ebnet doctor` again")
+		}
+	}
+	return err
+}
+
+// maps compares what the maps say with what is recorded. Where something is half done they do not, and
+// where another check has found what is wrong they say the same.
+func (x *examination) maps() error {
+	if x.halfDone() {
+		return nil
+	}
+	want, err := x.contents()
+	if err != nil {
+		return err
+	}
+	wrong, err := x.dp.Compare(want)
+	for _, d := range wrong {
+		told := func(f Finding) bool { return slices.Contains(toldBy[d.Map], f.Check) }
+		if !slices.ContainsFunc(x.findings, told) {
+			x.find("map "+d.String(), mapHarm(d), ebnetUp)
+		}
+	}
+	return err
+}
+
+// toldBy are the checks that tell in other words what is wrong with a map.
+var toldBy = map[string][]string{
+	"networks": {"bridges"}, "subnets": {"bridges"}, "inner": {"bridges"},
+	"endpoints": {"endpoints"}, "devices": {"endpoints"}, "nears": {"endpoints"},
+	"locals":   {"bridges"},
+	"services": {"endpoints", "ports"}, "sources": {"endpoints", "ports"}, "ports": {"endpoints", "ports"},
+	"uplinks": {"uplinks"}, "near_uplinks": {"uplinks"},
+}
+
+func (x *examination) halfDone() bool {
+	port := func(p *portRecord) bool { return p.Status != applied }
+	return slices.ContainsFunc(x.nets, func(n *networkRecord) bool { return n.Status != applied }) ||
+		slices.ContainsFunc(x.ends, func(e *endpointRecord) bool {
+			return e.Status != applied || slices.ContainsFunc(x.all[e.Name], port)
+		})
+}
+
+// mapHarm says what a deviation of a map leads to.
+func mapHarm(d loader.Deviation) string {
+	if d.Map == "locals" {
+		return "the host's addresses have changed since: its own processes may not reach published ports by them"
+	}
+	if d.Foreign > 0 {
+		return "it lets through, or leads elsewhere, what is not recorded"
+	}
+	return "packets are dropped or go astray that should not"
+}
+
+// contents is what the maps are to say. Of an endpoint whose device is gone they may still say what they said.
+func (x *examination) contents() (want loader.Contents, err error) {
+	if want.SourcePorts, err = x.h.sourcePorts(); err != nil {
+		return want, err
+	}
+	if want.Uplinks, err = x.knownUplinks(); err != nil {
+		return want, err
+	}
+	if want.Local, want.Broadcast, err = x.h.localAddrs(); err != nil {
+		return want, err
+	}
+	networks := map[string]*networkRecord{}
+	for _, n := range x.nets {
+		networks[n.Name] = n
+		want.Networks = append(want.Networks, n.datapath(x.own[bridgeAlias(n.Name)].Index))
+	}
+	known, err := x.dp.Endpoints()
+	for _, recorded := range x.ends {
+		e, n := *recorded, networks[recorded.Network]
+		l, there := x.own[e.alias()]
+		there = there || slices.ContainsFunc(known, func(k loader.Endpoint) bool { return k.Slot == e.Slot })
+		if n == nil || !there {
+			continue
+		}
+		if l.Index != 0 {
+			e.Ifindex = l.Index
+		}
+		want.Endpoints = append(want.Endpoints, e.datapath(n.ID))
+		want.Publications = append(want.Publications, publications(n, &e, x.all[e.Name])...)
+	}
+	return want, err
+}
+
+// knownUplinks are those that the datapath knows, as they are now. Check uplinks tells of others.
+func (x *examination) knownUplinks() (all []loader.Uplink, _ error) {
+	hooked, err := x.dp.Uplinks()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range hooked {
+		l, there := x.link(i)
+		if !there {
+			continue
+		}
+		up, err := x.h.k.UplinkByName(l.Name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, uplinkOf(up, slices.Contains(x.host.Sides, l.Name)))
+	}
+	return all, nil
 }
 
 // ports compares how many ports are open with how many should be.
@@ -191,7 +331,7 @@ func (x *examination) ports() error {
 	case have < live:
 		x.find("published ports", fmt.Sprintf("only %d of %d are open", have, live), ebnetUp)
 	case have > all:
-		x.find("published ports", fmt.Sprintf("%d are open that are not recorded", have-all), "ebnet down && ebnet up")
+		x.find("published ports", fmt.Sprintf("%d are open that are not recorded", have-all), ebnetUp+" (closes them)")
 	}
 	return x.reserved()
 }

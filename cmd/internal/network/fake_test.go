@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -40,6 +41,7 @@ type fake struct {
 	sides     map[string]bool // bridges of others
 	ill       illness
 
+	boot   string
 	cgroup string        // the first mount; "": none
 	dp     *fakeDatapath // nil: not loaded
 
@@ -60,6 +62,7 @@ func newFake() *fake {
 		host:     []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24"), netip.MustParsePrefix("127.0.0.1/8")},
 		next:     1,
 		cgroup:   "/cg",
+		boot:     "first",
 		reserved: []netdev.PortRange{{First: 32770, Last: 32771}},
 		sides:    map[string]bool{},
 	}
@@ -229,6 +232,12 @@ func (f *fake) DeleteLinks(ifindexes ...int) error {
 	}
 	return nil
 }
+
+func (f *fake) DeleteUnfinished(ifindex int) error { return f.DeleteLink(ifindex) }
+
+func (f *fake) SpareLink(ifindex int) error { return f.change() }
+
+func (f *fake) DeleteNeighbour(int, ...netip.Addr) error { return nil }
 
 func (f *fake) LinkByName(name string) (netdev.Link, error) {
 	if l := f.links[name]; l != nil {
@@ -437,8 +446,67 @@ func (d *fakeDatapath) DeleteEndpoint(e loader.Endpoint) error {
 	return nil
 }
 
+func (d *fakeDatapath) HasEndpoint(e loader.Endpoint) (bool, error) {
+	_, ok := d.endpoints[e.Slot]
+	return ok, nil
+}
+
 func (d *fakeDatapath) Endpoints() ([]loader.Endpoint, error) {
 	return slices.Collect(maps.Values(d.endpoints)), nil
+}
+
+// Compare knows what is missing, altered or foreign of endpoints, networks and services.
+func (d *fakeDatapath) Compare(want loader.Contents) ([]loader.Deviation, error) {
+	return d.settled(want).deviations(d), nil
+}
+
+func (d *fakeDatapath) Settle(want loader.Contents) ([]loader.Deviation, error) {
+	now := d.settled(want)
+	all := now.deviations(d)
+	if len(all) == 0 {
+		return nil, nil
+	}
+	if err := d.f.change(); err != nil {
+		return nil, err
+	}
+	d.networks, d.endpoints, d.services, d.uplinks, d.sources = now.networks, now.endpoints, now.services, now.uplinks, now.sources
+	d.local, d.broadcast = now.local, now.broadcast
+	return all, nil
+}
+
+// settled is a datapath that says what is wanted.
+func (d *fakeDatapath) settled(want loader.Contents) *fakeDatapath {
+	now := &fakeDatapath{
+		f: &fake{}, networks: map[uint32]loader.Network{}, endpoints: map[uint32]loader.Endpoint{}, services: map[string]service{},
+		uplinks: map[int]loader.Uplink{}, sources: *want.SourcePorts, local: want.Local, broadcast: want.Broadcast,
+	}
+	for _, n := range want.Networks {
+		now.networks[n.ID] = n
+	}
+	for _, e := range want.Endpoints {
+		now.endpoints[e.Slot] = e
+	}
+	for _, u := range want.Uplinks {
+		now.uplinks[u.Ifindex] = u
+	}
+	_ = now.Publish(want.Publications...)
+	return now
+}
+
+func (d *fakeDatapath) deviations(old *fakeDatapath) (all []loader.Deviation) {
+	differs := func(name string, same bool) {
+		if !same {
+			all = append(all, loader.Deviation{Map: name, Altered: 1})
+		}
+	}
+	text := func(v any) string { return fmt.Sprintf("%+v", v) } // maps are printed in order
+	differs("networks", text(d.networks) == text(old.networks))
+	differs("endpoints", text(d.endpoints) == text(old.endpoints))
+	differs("uplinks", text(d.uplinks) == text(old.uplinks))
+	differs("services", text(d.services) == text(old.services))
+	differs("ports", d.sources == old.sources)
+	differs("locals", slices.Equal(d.local, old.local) && slices.Equal(d.broadcast, old.broadcast))
+	return all
 }
 
 type service struct {
@@ -626,6 +694,8 @@ func (f *fake) dump() []string {
 	return out
 }
 
+var ifindex = regexp.MustCompile(`"ifindex":\d+,`)
+
 // dumpState shows all records, but not where the next search for a number or an
 // address starts, and not the indices of devices.
 func dumpState(t *testing.T, h *Host) []string {
@@ -640,9 +710,7 @@ func dumpState(t *testing.T, h *Host) []string {
 			if v == nil {
 				return walk(fmt.Sprintf("%s/%q", path, k), b.Bucket(k))
 			}
-			if i := bytes.Index(v, []byte(`"ifindex":`)); i >= 0 {
-				v = v[:i]
-			}
+			v = ifindex.ReplaceAll(v, nil)
 			out = append(out, fmt.Sprintf("%s/%q = %q", path, k, v))
 			return nil
 		})

@@ -6,7 +6,10 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 	"github.com/ebnet/ebnet/loader/netdev"
 )
 
@@ -18,6 +21,7 @@ type Host struct {
 	state *state
 	lock  *os.File // nil: nothing to lock
 	verb  bool     // may change things
+	umask int      // before it was opened, if verb
 	dp    datapath // nil until datapath finds it
 }
 
@@ -27,15 +31,23 @@ type Host struct {
 //
 // Returns ErrConflict when it has waited in vain, ErrFailed for a damaged state,
 // ErrUnsupported without the privileges.
-func Open(o Options, access Access) (*Host, error) { return open(o, access, linux{}, lockWait) }
-
-func open(o Options, access Access, k kernel, wait time.Duration) (*Host, error) {
-	verb := access == ReadWrite && !o.DryRun
-	lock, err := takeLock(o.StateDir, access == ReadWrite, verb, wait)
-	if err != nil {
+func Open(o Options, access Access) (*Host, error) {
+	if err := checkPaths(o); err != nil {
 		return nil, err
 	}
-	h := &Host{o: o, k: k, lock: lock, verb: verb}
+	return open(o, access, linux{}, lockWait)
+}
+
+func open(o Options, access Access, k kernel, wait time.Duration) (*Host, error) {
+	h := &Host{o: o, k: k, verb: access == ReadWrite && !o.DryRun}
+	if h.verb {
+		h.umask = unix.Umask(0o077) // files and pins have the modes that they are given
+	}
+	var err error
+	if h.lock, err = takeLock(o.StateDir, access == ReadWrite, h.verb, wait); err != nil {
+		_ = h.Close()
+		return nil, err
+	}
 	if h.state, err = openState(o, access); err != nil {
 		_ = h.Close()
 		return nil, err
@@ -55,14 +67,18 @@ func (h *Host) Close() error {
 		if h.state.unnamed && h.verb && sameFile(h.lock, h.lock.Name()) {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
-			_ = os.Remove(h.lock.Name())
-			_ = os.Remove(h.o.StateDir) // if empty
+			_ = failpoint.Do("remove", h.lock.Name(), func() error { return os.Remove(h.lock.Name()) })
+			_ = failpoint.Do("remove directory", "state", func() error { return os.Remove(h.o.StateDir) }) // if empty
 		}
 		h.state = nil
 	}
 	if h.lock != nil {
 		errs = append(errs, h.lock.Close())
 		h.lock = nil
+	}
+	if h.verb {
+		unix.Umask(h.umask)
+		h.verb = false
 	}
 	return errors.Join(errs...)
 }

@@ -26,11 +26,14 @@ type datapath interface {
 	Attached(hook loader.Hook, ifindex int) bool
 	Ahead(hook loader.Hook, ifindex int) ([]loader.Program, error)
 	Current() (bool, error)
+	Compare(want loader.Contents) ([]loader.Deviation, error)
+	Settle(want loader.Contents) ([]loader.Deviation, error)
 	PutNetwork(n loader.Network) error
 	DeleteNetwork(n loader.Network) error
 	Networks() ([]uint32, error)
 	PutEndpoint(e loader.Endpoint) error
 	DeleteEndpoint(e loader.Endpoint) error
+	HasEndpoint(e loader.Endpoint) (bool, error)
 	Endpoints() ([]loader.Endpoint, error)
 	Publish(ps ...loader.Publication) error
 	Unpublish(ps ...loader.Publication) error
@@ -86,6 +89,9 @@ type kernel interface {
 	CreateVeth(v netdev.Veth) (ifindex int, err error)
 	DeleteLink(ifindex int) error
 	DeleteLinks(ifindexes ...int) error
+	DeleteUnfinished(ifindex int) error
+	SpareLink(ifindex int) error
+	DeleteNeighbour(ifindex int, addrs ...netip.Addr) error
 	LinkByName(name string) (netdev.Link, error)
 	Links() ([]netdev.Link, error)
 
@@ -100,9 +106,16 @@ type kernel interface {
 	CurrentNS() (*netdev.NS, error)
 	CloseNS(ns *netdev.NS)
 
+	// NSCookie and BootID tell whether a namespace is the one that was recorded.
+	NSCookie(ns *netdev.NS) (uint64, error)
+	BootID() (string, error)
+
 	AttachFilter(ifindex int, ingress bool, progFD int, name string) error
 	DetachFilter(ifindex int, ingress bool) error
 	FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error)
+
+	CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
+	RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error)
 
 	// What is only looked at, by `ebnet doctor`.
 	OtherLayouts(bpffs string) ([]string, error)
@@ -153,9 +166,10 @@ func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error)       { return net
 func (linux) CreateVeth(v netdev.Veth) (int, error)                 { return netdev.CreateVeth(v) }
 func (linux) DeleteLink(ifindex int) error                          { return netdev.DeleteLink(ifindex) }
 func (linux) DeleteLinks(ifindexes ...int) error                    { return netdev.DeleteLinks(ifindexes...) }
+func (linux) DeleteUnfinished(ifindex int) error                    { return netdev.DeleteUnfinished(ifindex) }
+func (linux) SpareLink(ifindex int) error                           { return netdev.SpareLink(ifindex) }
 func (linux) LinkByName(name string) (netdev.Link, error)           { return netdev.LinkByName(name) }
 func (linux) Links() ([]netdev.Link, error)                         { return netdev.Links() }
-func (linux) OpenNS(ref string) (*netdev.NS, error)                 { return netdev.OpenNS(ref) }
 func (linux) CurrentNS() (*netdev.NS, error)                        { return netdev.CurrentNS() }
 func (linux) PeerTraffic(is ...int) (map[int]netdev.Traffic, error) { return netdev.PeerTraffic(is...) }
 func (linux) CloseNS(ns *netdev.NS)                                 { _ = ns.Close() }
@@ -174,6 +188,18 @@ func (linux) DetectSides() ([]netdev.Uplink, error)                 { return net
 func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 	return netdev.SetLocalReservedPorts(ports)
 }
+func (linux) DeleteNeighbour(ifindex int, addrs ...netip.Addr) error {
+	return netdev.DeleteNeighbour(ifindex, addrs...)
+}
+
+// OpenNS opens what no other user can have turned elsewhere.
+func (linux) OpenNS(ref string) (*netdev.NS, error) {
+	if err := checkNSPath(ref); err != nil {
+		return nil, err
+	}
+	return netdev.OpenNS(ref)
+}
+
 func (linux) DetachFilter(ifindex int, ingress bool) error {
 	return netdev.DetachFilter(ifindex, ingress)
 }
@@ -188,6 +214,15 @@ func (linux) FiltersAhead(ifindex int, ingress bool) ([]netdev.Filter, error) {
 
 func (linux) FilterAttached(ifindex int, ingress bool) (int, bool, error) {
 	return netdev.FilterAttached(ifindex, ingress)
+}
+
+func (linux) NSCookie(ns *netdev.NS) (uint64, error) { return ns.Cookie() }
+func (linux) BootID() (string, error)                { return netdev.BootID() }
+
+func (linux) CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error) { return netdev.CheckVeths(vs) }
+
+func (linux) RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error) {
+	return netdev.RepairVeths(vs)
 }
 
 func (linux) FindHandover(bpffs string) (loader.Handover, error) { return loader.FindHandover(bpffs) }

@@ -8,11 +8,17 @@ import (
 // tellAddrs tells the datapath which addresses are the host's own. The programs learn
 // them too; this corrects what they have seen too little of.
 func (h *Host) tellAddrs(dp datapath) error {
-	addrs, err := h.k.HostAddrs()
+	local, broadcast, err := h.localAddrs()
 	if err != nil {
 		return err
 	}
-	return dp.SetLocalAddrs(localAddrs(addrs))
+	return dp.SetLocalAddrs(local, broadcast)
+}
+
+func (h *Host) localAddrs() (local, broadcast []netip.Addr, err error) {
+	addrs, err := h.k.HostAddrs()
+	local, broadcast = localAddrs(addrs)
+	return local, broadcast, err
 }
 
 // localAddrs returns the IPv4 addresses, loopback ones left out, and the broadcast

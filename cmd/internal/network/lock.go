@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // lockWait is how long a command waits for others before it gives up.
@@ -63,12 +65,15 @@ func openLock(path string, create bool) (*os.File, error) {
 			return nil, err
 		}
 	}
-	if err := checkDir(dir, create); err != nil {
+	if err := checkDir("state", dir, create); err != nil {
 		return nil, err
 	}
 	how := os.O_RDONLY
 	if create {
 		how = os.O_RDWR | os.O_CREATE
+		if err := failpoint.Reach("create", path); err != nil {
+			return nil, fileError("state "+path, err)
+		}
 	}
 	f, err := os.OpenFile(path, how|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	switch {
@@ -106,37 +111,34 @@ func makeDir(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fileError("state "+dir, err)
-	}
-	return fileError("state "+dir, os.Chmod(dir, 0o700)) // whatever the umask
+	return fileError("state "+dir, failpoint.Do("make directory", "state", func() error { return os.MkdirAll(dir, 0o700) }))
 }
 
 // checkDir refuses a directory in which others than root and this user can put files: links to what ebnet
-// would then write, or a state of theirs. With tighten, one of our own is closed to them instead.
-func checkDir(dir string, tighten bool) error {
+// would then write, or a state or pins of theirs. With tighten, one of our own is closed to them instead. One that
+// is not there is no error.
+func checkDir(what, dir string, tighten bool) error {
+	what += " " + dir
 	info, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return nil
-	}
-	if err != nil {
-		return fileError("state "+dir, err)
-	}
-	if !info.IsDir() {
-		return failed("state "+dir, errors.New("it is no directory"))
+	case err != nil:
+		return fileError(what, err)
+	case !info.IsDir():
+		return failed(what, errors.New("it is no directory"))
 	}
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if owner != 0 && owner != os.Geteuid() {
-		return unsupported("state "+dir, "the directory belongs to user %d, who can change the state", owner).
-			hint("choose another directory with --state, or chown it")
+		return unsupported(what, "the directory belongs to user %d, who can change what is in it", owner).
+			hint("choose another directory, or chown it")
 	}
-	if info.Mode().Perm()&0o077 != 0 && tighten {
-		if owner == os.Geteuid() {
-			return fileError("state "+dir, os.Chmod(dir, 0o700))
-		}
+	if tighten && owner == os.Geteuid() && info.Mode().Perm()&0o077 != 0 {
+		return fileError(what, os.Chmod(dir, 0o700))
 	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return unsupported("state "+dir, "others can write into the directory (its mode is %04o)", info.Mode().Perm()).
+	shared := tighten || info.Mode()&os.ModeSticky == 0 // in a sticky one what is ours stays ours
+	if shared && info.Mode().Perm()&0o022 != 0 {
+		return unsupported(what, "others can write into the directory (its mode is %04o)", info.Mode().Perm()).
 			hint("chmod 0700 %s", dir)
 	}
 	return nil
@@ -189,7 +191,7 @@ func sameFile(f *os.File, path string) bool {
 // signLock is for people; that it fails harms nothing.
 func signLock(f *os.File) {
 	text := fmt.Sprintf("%d %s\n", os.Getpid(), strings.Join(os.Args, " "))
-	if f.Truncate(0) == nil {
+	if failpoint.Reach("sign", f.Name()) == nil && f.Truncate(0) == nil {
 		_, _ = f.WriteAt([]byte(text), 0)
 	}
 }

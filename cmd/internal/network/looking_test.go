@@ -40,7 +40,39 @@ func (f *fake) OtherLayouts(string) ([]string, error)           { return f.ill.l
 func (f *fake) CheckBridge(netdev.Bridge) ([]string, error)     { return f.ill.bridge, nil }
 func (f *fake) FiltersAhead(int, bool) ([]netdev.Filter, error) { return f.ill.filters, nil }
 func (f *fake) DNATs() ([]netdev.DNAT, error)                   { return f.ill.rules, f.ill.err }
-func (d *fakeDatapath) Current() (bool, error)                  { return !d.f.ill.stale, nil }
+func (f *fake) NSCookie(ns *netdev.NS) (uint64, error)          { return 1000 + ns.Inode, nil }
+func (f *fake) BootID() (string, error)                         { return f.boot, nil }
+
+func (f *fake) CheckVeths(vs []netdev.Veth) ([]netdev.VethReport, error) {
+	return f.visitVeths(vs, false), nil
+}
+
+func (f *fake) RepairVeths(vs []netdev.Veth) ([]netdev.VethReport, error) {
+	return f.visitVeths(vs, true), nil
+}
+
+func (f *fake) visitVeths(vs []netdev.Veth, repair bool) []netdev.VethReport {
+	reports := make([]netdev.VethReport, len(vs))
+	for i, v := range vs {
+		l := f.links[v.HostName]
+		if l == nil {
+			reports[i].Lost = true
+			continue
+		}
+		if l.MasterIndex != v.Bridge {
+			reports[i].Wrong = append(reports[i].Wrong, "the device is no port of the network's bridge")
+		}
+		if !l.Up || !l.Carrier {
+			reports[i].Wrong = append(reports[i].Wrong, "the device is down")
+		}
+		if repair {
+			l.MasterIndex, l.Up, l.Carrier = v.Bridge, true, true
+		}
+	}
+	return reports
+}
+
+func (d *fakeDatapath) Current() (bool, error) { return !d.f.ill.stale, nil }
 func (f *fake) Sysctl(string) (string, error) {
 	if f.ill.jit == "" {
 		return "", netdev.ErrNotFound
@@ -177,7 +209,7 @@ func TestExamine(t *testing.T) {
 			})
 		}, check: "uplinks", what: "uplink eth9", mend: "--uplink"},
 		"bridge gone": {spoil: func(f *fake, _ *Host) { delete(f.links, "ebnet0") },
-			check: "bridges", what: "bridge ebnet0", mend: "ebnet up", more: 4},
+			check: "bridges", what: "bridge ebnet0", mend: "ebnet up", more: 2},
 		"bridge forwards not": {spoil: func(f *fake, _ *Host) { f.ill.bridge = []string{"net.ipv4.conf.ebnet0.forwarding is 0 instead of 1"} },
 			check: "bridges", what: "forwarding is 0", mend: "ebnet up"},
 		"bridge unhooked": {spoil: func(f *fake, _ *Host) {
@@ -196,9 +228,17 @@ func TestExamine(t *testing.T) {
 			check: "endpoints", what: "in the datapath", mend: "ebnet up"},
 		"link gone": {spoil: func(f *fake, _ *Host) { f.unlink("100") },
 			check: "endpoints", what: "endpoint \"web\", device veb", mend: "ebnet up", more: 1},
-		"link down":   {spoil: func(f *fake, _ *Host) { f.veth("100").Up = false }, check: "endpoints", what: "web", mend: "ip link set veb"},
-		"inside down": {spoil: func(f *fake, _ *Host) { f.veth("100").Carrier = false }, check: "endpoints", what: "web", mend: "nsenter --net=/run/netns/w0"},
-		"off bridge":  {spoil: func(f *fake, _ *Host) { f.veth("100").MasterIndex = 0 }, check: "endpoints", what: "web", mend: "ebnet up"},
+		"link down":   {spoil: func(f *fake, _ *Host) { f.veth("100").Up = false }, check: "links", what: "web", mend: "ebnet up"},
+		"inside down": {spoil: func(f *fake, _ *Host) { f.veth("100").Carrier = false }, check: "links", what: "web", mend: "ebnet up"},
+		"off bridge":  {spoil: func(f *fake, _ *Host) { f.veth("100").MasterIndex = 0 }, check: "links", what: "web", mend: "ebnet up"},
+		"map altered": {spoil: func(f *fake, _ *Host) { f.dp.sources.Remove(1024, 1) }, check: "maps", what: "map ports", mend: "ebnet up"},
+		"endpoint altered": {spoil: func(f *fake, _ *Host) {
+			for slot, e := range f.dp.endpoints {
+				e.Network = 9
+				f.dp.endpoints[slot] = e
+				break
+			}
+		}, check: "maps", what: "map endpoints", mend: "ebnet up"},
 		"namespace gone": {spoil: func(f *fake, _ *Host) { f.kill("w0") },
 			check: "endpoints", what: "endpoint \"web\"", mend: "ebnet disconnect web", more: 1},
 		"namespace replaced": {spoil: func(f *fake, _ *Host) { f.kill("w0"); f.space("w0", 500) },
@@ -213,9 +253,9 @@ func TestExamine(t *testing.T) {
 				break
 			}
 		}, check: "ports", what: "published ports", mend: "ebnet up"},
-		"port too many": {spoil: func(f *fake, _ *Host) { f.dp.services["x"] = service{} }, check: "ports", what: "published ports", mend: "ebnet down"},
+		"port too many": {spoil: func(f *fake, _ *Host) { f.dp.services["x"] = service{} }, check: "ports", what: "published ports", mend: "ebnet up"},
 		"not reserved":  {spoil: func(f *fake, _ *Host) { f.reserved = nil }, check: "ports", what: "port 32775", mend: "ebnet up"},
-		"address lost":  {spoil: func(f *fake, _ *Host) { f.host = f.host[1:] }, check: "addresses", what: "198.51.100.2:53/udp", mend: "unexpose web 198.51.100.2:53:53/udp"},
+		"address lost":  {spoil: func(f *fake, _ *Host) { f.host = f.host[1:] }, check: "addresses", what: "198.51.100.2:53/udp", mend: "unexpose web 198.51.100.2:53:53/udp", more: 2},
 		"port held":     {spoil: func(f *fake, _ *Host) { f.held = []netdev.Holder{{Port: 8085, PID: 7, Command: "nginx"}} }, check: "holders", what: "0.0.0.0:8080-8089/tcp", mend: "unexpose web 8080-8089:80-89/tcp"},
 		"port of a rule": {spoil: func(f *fake, _ *Host) {
 			r := netdev.DNAT{Table: "nat", Chain: "DOCKER", Protocol: 6, Ports: netdev.PortRange{First: 8089, Last: 8100}}

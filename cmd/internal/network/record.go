@@ -74,7 +74,10 @@ type endpointRecord struct {
 	NSPath         string            `json:"ns_path"`
 	NSDev          uint64            `json:"ns_dev"`
 	NSInode        uint64            `json:"ns_inode"`
+	NSCookie       uint64            `json:"ns_cookie,omitempty"` // 0: by a version that did not record it
+	Boot           string            `json:"boot,omitempty"`      // in which these three were so
 	NoDefaultRoute bool              `json:"no_default_route,omitempty"`
+	Transient      bool              `json:"transient,omitempty"` // ends with its namespace
 	Labels         map[string]string `json:"labels,omitempty"`
 	Status         status            `json:"status,omitempty"`
 }

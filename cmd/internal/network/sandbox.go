@@ -36,7 +36,11 @@ func NewSandbox() (*Sandbox, error) {
 	}()
 	r := <-made
 	if r.err != nil {
-		return nil, fileError("network namespace", r.err)
+		e := fileError("network namespace", r.err)
+		if name := missing(effective(), capSysAdmin); name != "" {
+			e = unsupported("network namespace", "it cannot be made; %s is missing", name).hint("run as root, or with the capabilities that docs/privileges.md lists")
+		}
+		return nil, e
 	}
 	return &Sandbox{r.file}, nil
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ebnet/ebnet/ipam"
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // stateFile is the name of the state below Options.StateDir.
@@ -255,7 +256,7 @@ func (s *state) remove() error {
 	_ = s.db.Close()
 	s.changed = false
 	for _, path := range append(s.copies(), s.path()) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := failpoint.Do("remove", path, func() error { return os.Remove(path) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return s.fault(err)
 		}
 	}
@@ -298,7 +299,7 @@ func (s *state) change(commit bool, fn func(*tx) error) error {
 		if s.committing != nil {
 			return s.committing()
 		}
-		return nil
+		return failpoint.Reach("commit", "")
 	})
 	switch {
 	case errors.Is(err, errUnchanged):
@@ -541,6 +542,41 @@ func ifnameKey(e *endpointRecord) []byte {
 	return append(binary.BigEndian.AppendUint64(k, e.NSInode), e.IfName...)
 }
 
+// ifnameOwner returns the endpoint that has e's interface in its namespace, nil if none has: one of another
+// boot had a namespace that is gone.
+func (t *tx) ifnameOwner(e *endpointRecord) (*endpointRecord, error) {
+	name := t.Bucket(ifnamesBucket).Get(ifnameKey(e))
+	if name == nil {
+		return nil, nil
+	}
+	by, err := get[endpointRecord](t, endpointsBucket, name)
+	if err != nil || by == nil || by.Boot != "" && by.Boot != e.Boot {
+		return nil, err
+	}
+	return by, nil
+}
+
+// releaseIfname frees the interface's name in the namespace, if it is still the endpoint's: after a reboot
+// another namespace may have that identity.
+func (t *tx) releaseIfname(e *endpointRecord) error {
+	if string(t.Bucket(ifnamesBucket).Get(ifnameKey(e))) != e.Name {
+		return nil
+	}
+	return t.Bucket(ifnamesBucket).Delete(ifnameKey(e))
+}
+
+// moveEndpoint is putEndpoint for one that may be in another namespace by now.
+func (t *tx) moveEndpoint(e *endpointRecord) error {
+	was, err := t.endpoint(e.Name)
+	if err == nil {
+		err = t.releaseIfname(was)
+	}
+	if err != nil {
+		return err
+	}
+	return t.putEndpoint(e)
+}
+
 func (t *tx) putEndpoint(e *endpointRecord) error {
 	return errors.Join(
 		put(t, endpointsBucket, []byte(e.Name), e),
@@ -572,7 +608,7 @@ func (t *tx) deleteEndpoint(e *endpointRecord) error {
 	}
 	return errors.Join(
 		t.Bucket(endpointsBucket).Delete([]byte(e.Name)),
-		t.Bucket(ifnamesBucket).Delete(ifnameKey(e)),
+		t.releaseIfname(e),
 		t.Bucket(membersBucket).Delete([]byte(e.Network+"\x00"+e.Name)),
 		t.Bucket(slotsBucket).Delete(numberKey(e.Slot)))
 }

@@ -164,7 +164,7 @@ func TestKilled(t *testing.T) {
 				_ = h.state.db.Close()
 				_ = h.lock.Close()
 				if !killed {
-					if killAt < 4 {
+					if killAt < 3 {
 						t.Fatalf("ended after %d changes", killAt)
 					}
 					return

@@ -106,6 +106,7 @@ type bringUp struct {
 	other   bool // another version's datapath is loaded
 	was     hostRecord
 	host    hostRecord
+	own     []string       // the bridges of what is recorded
 	created *networkRecord // the default network, if it was not recorded
 	uplinks []netdev.Uplink
 	sides   []netdev.Uplink // not outside, but hooked as uplinks are
@@ -115,10 +116,14 @@ type bringUp struct {
 	ports     map[string][]*portRecord // by endpoint
 	left      leftovers
 
-	have     map[uint32]loader.Endpoint // in the datapath, by slot
-	relinked bool                       // an endpoint has a new device
-	moved    map[string]bool            // endpoints whose record has to be written
-	report   UpReport
+	have    map[uint32]loader.Endpoint // in the datapath, by slot
+	bridges map[string]*int            // their indices, by network
+	links   map[string]netdev.Link     // ours, by alias
+	lost    map[string]bool            // endpoints that have half a pair
+	gone    map[string]bool            // endpoints without a namespace
+	ended   map[string]bool            // transient ones of them
+	moved   map[string]bool            // endpoints whose record has to be written
+	report  UpReport
 }
 
 // leftovers are the records of commands that were killed.
@@ -140,7 +145,13 @@ func (u *bringUp) warn(format string, args ...any) {
 // to an earlier Up, else what looks like one.
 func (u *bringUp) findUplinks(r UpRequest) error {
 	err := u.h.state.view(func(t *tx) (err error) {
-		u.was, err = t.host()
+		if u.was, err = t.host(); err != nil {
+			return err
+		}
+		networks, err := list[networkRecord](t, networksBucket)
+		for _, n := range networks {
+			u.own = append(u.own, n.Bridge)
+		}
 		return err
 	})
 	if err != nil {
@@ -195,6 +206,9 @@ func (u *bringUp) detect() error {
 		return err
 	}
 	for _, l := range found {
+		if slices.Contains(u.own, l.Name) {
+			continue // somebody has changed its alias
+		}
 		if !l.Ethernet {
 			u.warn("device %s: passed over: it is no Ethernet device", l.Name)
 			continue
@@ -217,7 +231,7 @@ func (u *bringUp) findSides() error {
 	u.host.Sides = nil
 	for i, l := range found {
 		named := slices.ContainsFunc(u.uplinks, func(o netdev.Uplink) bool { return o.Ifindex == l.Ifindex })
-		if named || !l.Ethernet {
+		if named || !l.Ethernet || slices.Contains(u.own, l.Name) {
 			continue
 		}
 		if len(u.uplinks)+len(u.sides) == maxDevices {
@@ -357,7 +371,7 @@ func (u *bringUp) read(t *tx) error {
 
 // apply makes the kernel what was read.
 func (u *bringUp) apply(w *work) error {
-	u.moved = map[string]bool{}
+	u.bridges, u.lost, u.gone, u.ended, u.moved = map[string]*int{}, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	if err := w.do(step{undo: u.forget}, u.loadStep()); err != nil {
 		return err
 	}
@@ -372,14 +386,19 @@ func (u *bringUp) apply(w *work) error {
 	networks := map[string]*networkRecord{}
 	var bridges []step
 	for _, n := range u.networks {
-		networks[n.Name] = n
-		bridges = append(bridges, u.h.bridgeSteps(u.h.dp, n, new(int), u.changed)...)
+		networks[n.Name], u.bridges[n.Name] = n, new(int)
+		bridges = append(bridges, u.h.bridgeSteps(u.h.dp, n, u.bridges[n.Name], u.changed)...)
 	}
-	steps = append(steps, u.h.withAddrs(u.h.dp, bridges...)...)
+	if u.fresh {
+		bridges = append(bridges, u.h.addrStep(u.h.dp)) // else it is compared with the rest
+	}
+	steps = append(steps, step{undo: func() error { return u.h.tellAddrs(u.h.dp) }})
+	steps = append(steps, bridges...)
+	steps = append(steps, step{do: func() error { return u.repairLinks(networks) }})
 	for _, e := range u.endpoints {
 		steps = append(steps, u.endpointSteps(networks[e.Network], e)...)
 	}
-	steps = append(steps, u.publishStep(networks), u.socketStep(), step{do: u.tidyAttachments}, u.settleStep(), u.h.reserveStep())
+	steps = append(steps, u.contentsStep(networks), u.socketStep(), step{do: u.tidyAttachments}, u.settleStep(), step{do: u.reservePorts})
 	if err := w.do(steps...); err != nil {
 		return err
 	}
@@ -494,22 +513,35 @@ func (u *bringUp) load(cfg loader.Config) error {
 	return h.renewFilters(dp)
 }
 
-// sourcePortStep leaves to the host the ports that its own sockets get.
+// sourcePortStep says which ports translations may use before the first endpoint is there. Later on
+// that is compared with all else.
 func (u *bringUp) sourcePortStep() step {
 	return step{do: func() error {
-		ephemeral, err := u.h.k.LocalPortRange()
+		if !u.fresh {
+			return nil
+		}
+		allowed, err := u.h.sourcePorts()
 		if err != nil {
 			return err
 		}
-		reserved, err := u.h.adminPorts()
-		if err != nil {
-			return err
-		}
-		allowed := new(loader.PortSet)
-		allowed.Add(1024, 65536-1024)
-		allowed.Remove(ephemeral.First, int(ephemeral.Last)-int(ephemeral.First)+1)
-		return u.h.dp.SetSourcePorts(without(allowed, reserved))
+		return u.h.dp.SetSourcePorts(allowed)
 	}}
+}
+
+// sourcePorts leaves to the host the ports that its own sockets get.
+func (h *Host) sourcePorts() (*loader.PortSet, error) {
+	ephemeral, err := h.k.LocalPortRange()
+	if err != nil {
+		return nil, err
+	}
+	reserved, err := h.adminPorts()
+	if err != nil {
+		return nil, err
+	}
+	allowed := new(loader.PortSet)
+	allowed.Add(1024, 65536-1024)
+	allowed.Remove(ephemeral.First, int(ephemeral.Last)-int(ephemeral.First)+1)
+	return without(allowed, reserved), nil
 }
 
 func (u *bringUp) uplinkSteps(text string, l netdev.Uplink, side bool) []step {
@@ -522,10 +554,11 @@ func (u *bringUp) uplinkSteps(text string, l netdev.Uplink, side bool) []step {
 			if err != nil {
 				return err
 			}
-			if known = slices.Contains(all, l.Ifindex); !known {
-				u.changed()
+			if known = slices.Contains(all, l.Ifindex); known {
+				return nil // what is known of it is compared with all else
 			}
-			return dp.PutUplink(loader.Uplink{Ifindex: l.Ifindex, Addrs: l.Addrs, MTU: l.MTU, Side: side})
+			u.changed()
+			return dp.PutUplink(uplinkOf(l, side))
 		},
 		undo: func() error {
 			if known {
@@ -537,6 +570,81 @@ func (u *bringUp) uplinkSteps(text string, l netdev.Uplink, side bool) []step {
 		u.h.attachStep(dp, loader.ToUplink, at, u.changed),
 		u.h.attachStep(dp, loader.FromUplink, at, u.changed),
 	}
+}
+
+// uplinkOf is the uplink as the datapath knows it.
+func uplinkOf(l netdev.Uplink, side bool) loader.Uplink {
+	return loader.Uplink{Ifindex: l.Ifindex, Addrs: l.Addrs, MTU: l.MTU, Side: side}
+}
+
+// repairLinks makes the endpoints' devices what they were made as, in place, where they are there.
+func (u *bringUp) repairLinks(networks map[string]*networkRecord) error {
+	links, err := u.h.k.Links()
+	if err != nil {
+		return err
+	}
+	u.links = ownAliases(links)
+	byName := map[string]netdev.Link{}
+	for _, l := range links {
+		byName[l.Name] = l
+	}
+	var there []*endpointRecord
+	var veths []netdev.Veth
+	for _, e := range u.endpoints {
+		if _, ok := u.links[e.alias()]; !ok {
+			l, ok := byName[e.HostIfName]
+			if !ok || l.Ours() || l.Kind != "veth" {
+				continue
+			}
+			u.links[e.alias()] = l // somebody has taken its alias away
+		}
+		ns, err := u.namespace(e)
+		if err != nil {
+			return err
+		}
+		if ns != nil {
+			defer u.h.k.CloseNS(ns)
+		}
+		n := networks[e.Network]
+		there, veths = append(there, e), append(veths, e.veth(n, *u.bridges[n.Name], ns))
+	}
+	reports, err := u.h.k.RepairVeths(veths)
+	unseen := 0
+	for i, r := range reports {
+		if r.Unseen {
+			unseen++
+		}
+		for _, w := range r.Wrong {
+			u.h.say("repair endpoint %q: %s", there[i].Name, w)
+			u.changed()
+		}
+		if r.Err != nil {
+			u.warn("endpoint %q: %s", there[i].Name, oneLine(r.Err))
+		}
+		u.lost[there[i].Name] = r.Lost
+	}
+	if unseen > 0 {
+		u.warn("the containers' ends of %d links are not looked at: %s is missing", unseen, capSysAdmin.name)
+	}
+	return err
+}
+
+// namespace opens the namespace of an endpoint that has its device: the device says that it lives. It is nil if its
+// path leads there no more, while processes are in it.
+func (u *bringUp) namespace(e *endpointRecord) (*netdev.NS, error) {
+	ns, err := u.h.openSame(e)
+	if errors.Is(err, netdev.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || e.Boot != "" {
+		return ns, err
+	}
+	err = u.h.identify(e, ns) // a version that knew no boots recorded it
+	if errors.Is(err, netdev.ErrPermission) {
+		return ns, nil // the next Up with more privileges does
+	}
+	u.moved[e.Name] = true
+	return ns, err
 }
 
 // endpointSteps bring an endpoint back, or find that it is gone.
@@ -589,29 +697,26 @@ func (u *bringUp) endpointSteps(n *networkRecord, e *endpointRecord) []step {
 	}}
 }
 
-// relink makes sure of the endpoint's devices. One that has lost its bridge is
+// relink makes sure of the endpoint's devices. A pair that cannot be repaired is
 // made anew.
 func (u *bringUp) relink(n *networkRecord, e *endpointRecord) (created, gone bool, err error) {
-	bridge, _, err := u.h.ownLink(n.Bridge, bridgeAlias(n.Name))
-	if err != nil {
-		return false, false, err
-	}
-	l, ours, err := u.h.ownLink(e.HostIfName, e.alias())
+	l, there := u.links[e.alias()]
 	switch {
-	case err != nil:
-		return false, false, err
-	case ours && l.MasterIndex == bridge.Index:
+	case there && !u.lost[e.Name]:
 		if l.Index != e.Ifindex {
 			e.Ifindex, u.moved[e.Name] = l.Index, true
 		}
 		return false, false, nil
-	case ours:
+	case there:
 		if err := u.h.deleteLink(l.Index); err != nil {
 			return false, false, err
 		}
 	}
 	err = u.h.reconnect(n, e)
 	switch {
+	case errors.Is(err, netdev.ErrNotFound) && e.Transient:
+		u.ended[e.Name] = true
+		return false, true, nil
 	case errors.Is(err, netdev.ErrNotFound):
 		u.report.Gone = append(u.report.Gone, e.Name)
 		return false, true, nil
@@ -621,7 +726,7 @@ func (u *bringUp) relink(n *networkRecord, e *endpointRecord) (created, gone boo
 	case err != nil:
 		return false, false, err
 	}
-	u.relinked, u.moved[e.Name] = true, true
+	u.moved[e.Name] = true
 	u.changed()
 	return true, false, nil
 }
@@ -649,10 +754,21 @@ func (u *bringUp) inDatapath(slot uint32) (loader.Endpoint, error) {
 	return u.have[slot], nil
 }
 
-// setAside takes an endpoint that is gone out of the datapath; it stays recorded.
+// setAside takes an endpoint that is gone out of the datapath; it stays recorded, unless
+// it ends with its namespace.
 func (u *bringUp) setAside(n *networkRecord, e *endpointRecord) error {
 	if err := u.h.unpublish(u.h.dp, n, e, u.ports[e.Name]); err != nil {
 		return err
+	}
+	if err := u.h.forgetNeighbour(n, e); err != nil {
+		return err
+	}
+	u.gone[e.Name] = true
+	if u.ended[e.Name] {
+		u.changed()
+		u.left.ports = append(u.left.ports, u.ports[e.Name]...)
+		u.left.endpoints = append(u.left.endpoints, e)
+		u.endpoints = slices.DeleteFunc(u.endpoints, func(o *endpointRecord) bool { return o == e })
 	}
 	delete(u.ports, e.Name)
 	have, err := u.inDatapath(e.Slot)
@@ -663,34 +779,70 @@ func (u *bringUp) setAside(n *networkRecord, e *endpointRecord) error {
 	return u.h.dp.DeleteEndpoint(e.datapath(n.ID))
 }
 
-// publishStep opens all ports again unless they are open.
-func (u *bringUp) publishStep(networks map[string]*networkRecord) step {
+// contentsStep makes the maps say what was read, and nothing else: it opens the ports, and mends what somebody
+// has written into maps or taken out of them.
+func (u *bringUp) contentsStep(networks map[string]*networkRecord) step {
 	text := ""
 	if len(u.ports) > 0 {
 		text = "map the ports"
 	}
 	return step{text: text, do: func() error {
-		var all []loader.Publication
-		want := 0
-		for _, e := range u.endpoints {
-			all = append(all, publications(networks[e.Network], e, u.ports[e.Name])...)
-			for _, p := range u.ports[e.Name] {
-				want += p.Count
+		want, err := u.contents(networks)
+		if err != nil {
+			return err
+		}
+		repaired, err := u.h.dp.Settle(want)
+		for _, d := range repaired {
+			u.changed()
+			if !u.fresh {
+				u.h.say("repair map %s", d)
 			}
-		}
-		have, err := u.h.dp.PublishedCount()
-		if err != nil || have == want && !u.relinked && len(u.moved) == 0 {
-			return err
-		}
-		u.changed()
-		if err := u.h.dp.Publish(all...); err != nil {
-			return err
-		}
-		if have, err = u.h.dp.PublishedCount(); err == nil && have > want {
-			u.warn("%d ports are published that are not recorded; `ebnet down` and `ebnet up` close them", have-want)
 		}
 		return err
 	}}
+}
+
+// reservePorts is of Host, and tells whether that changed something.
+func (u *bringUp) reservePorts() error {
+	before, err := u.h.k.LocalReservedPorts()
+	if err == nil {
+		err = u.h.reservePorts()
+	}
+	if err != nil {
+		return err
+	}
+	after, err := u.h.k.LocalReservedPorts()
+	if !slices.Equal(before, after) {
+		u.changed()
+	}
+	return err
+}
+
+func (u *bringUp) contents(networks map[string]*networkRecord) (want loader.Contents, err error) {
+	if want.SourcePorts, err = u.h.sourcePorts(); err != nil {
+		return want, err
+	}
+	if want.Local, want.Broadcast, err = u.h.localAddrs(); err != nil {
+		return want, err
+	}
+	for _, n := range u.networks {
+		want.Networks = append(want.Networks, n.datapath(*u.bridges[n.Name]))
+	}
+	for _, l := range u.uplinks {
+		want.Uplinks = append(want.Uplinks, uplinkOf(l, false))
+	}
+	for _, l := range u.sides {
+		want.Uplinks = append(want.Uplinks, uplinkOf(l, true))
+	}
+	for _, e := range u.endpoints {
+		if u.gone[e.Name] {
+			continue
+		}
+		n := networks[e.Network]
+		want.Endpoints = append(want.Endpoints, e.datapath(n.ID))
+		want.Publications = append(want.Publications, publications(n, e, u.ports[e.Name])...)
+	}
+	return want, nil
 }
 
 // settleStep writes down what has become of the records.
@@ -704,7 +856,7 @@ func (u *bringUp) settleStep() step {
 				if !u.moved[e.Name] {
 					continue
 				}
-				if err := t.putEndpoint(e); err != nil {
+				if err := t.moveEndpoint(e); err != nil {
 					return err
 				}
 			}
