@@ -21,15 +21,15 @@ suites=(bookworm bookworm-backports bullseye)
 # The core. Of the programs alone: that all load within their budget, masquerade, published
 # ports, ICMP errors, expiry, fragments, what is told to listeners. Of ebnet as a whole, with
 # real packets: masquerade, published ports from outside and from the host's own sockets, ports
-# that its sockets cannot have, taking all away and bringing it back, and watching it.
+# that its sockets cannot have, and taking all away and bringing it back.
 datapath=(VerifierBudget LoadAgain ProgramOrder Spoofing Masquerade SourcePortCollision Expiry Confirmation
 	EndpointRemoval PublishedTCP PublishedOnAnyAddressIsLocal Unpublish Hairpin ErrorAboutMasqueraded
 	ErrorAboutNothing ErrorByEndpoint ErrorByHost Fragments HostSocketConflict Timeouts
-	DropsOfEndpoints FlowEvents ListenerDies)
-e2e=(Outbound Publish FromHost Bind DownUp Monitor)
+	DropsOfEndpoints FlowEvents)
+e2e=(Outbound Publish FromHost Bind DownUp)
 # Megabytes by way of an emulated processor take minutes, and the slow path is seen enough in
 # the others.
-e2e_skip='//offloads|(FromHost|Bind|DownUp|Monitor)/fast-path=off'
+e2e_skip='//offloads|(FromHost|Bind|DownUp)/fast-path=off'
 
 guest_limit=270 # seconds
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ebnet-kernels
