@@ -54,6 +54,10 @@ func visitVeths(vs []Veth, repair bool) ([]VethReport, error) {
 		if err != nil {
 			return err
 		}
+		if s.own, err = CurrentNS(); err != nil {
+			return err
+		}
+		defer s.own.Close()
 		// On one thread, which goes from namespace to namespace.
 		return onThread(func() error {
 			for i, v := range vs {
@@ -70,6 +74,7 @@ func visitVeths(vs []Veth, repair bool) ([]VethReport, error) {
 
 // survey is what the kernel says of all devices, read once for many pairs.
 type survey struct {
+	own       *NS             // of the host
 	links     map[string]Link // by alias
 	names     map[string]Link // the rest, by name
 	learning  map[int]bool    // ports, by index
@@ -206,7 +211,9 @@ func (s *survey) hostDeviations(h *handle, v Veth, link Link) (all []deviation) 
 	add(outside, func() error { return h.LinkSetMasterByIndex(ref, v.Bridge) }, "the device is no port of the network's bridge")
 	add(outside || s.learning[link.Index], func() error { return h.LinkSetLearning(ref, false) }, "its port of the bridge learns addresses")
 	add(outside || !s.hardware[fdbKey(link.Index, v.MAC)], func() error { return putFDB(h, link.Index, v.MAC) }, "the bridge has lost its entry for %s", v.MAC)
-	add(!link.Up, func() error { return v.setUp(h, link.Index, v.HostName) }, "the device is down")
+	add(!link.Up, func() error {
+		return Do(s.own, func() error { return v.setUp(h, link.Index, v.HostName) })
+	}, "the device is down")
 	for _, p := range v.Addrs {
 		add(!s.neighbour[neighKey(v.Bridge, p.Addr(), v.MAC)], func() error { return putNeighbour(h, v.Bridge, p.Addr(), v.MAC) },
 			"the host has lost its neighbour entry for %s", p.Addr())

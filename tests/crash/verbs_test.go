@@ -249,7 +249,8 @@ func killedConnect(t *testing.T, s *stage) {
 	}
 	s.Host.Ebnet(t, "disconnect", "c1")
 	points := read(t, list)
-	if r := s.with(t, v, killAt(len(points))); r.Code != -1 {
+	slices.Reverse(points)
+	if r := s.with(t, v, killAt(len(points)-slices.Index(points, "commit"))); r.Code != -1 {
 		t.Fatal(r)
 	}
 }
