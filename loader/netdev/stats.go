@@ -34,7 +34,7 @@ func PeerTraffic(ifindexes ...int) (map[int]Traffic, error) {
 		want[i] = true
 	}
 	all := make(map[int]Traffic, len(ifindexes))
-	err := withHandle(func(h *netlink.Handle) error {
+	err := withHandle(func(h *handle) error {
 		links, err := retryDump(h.LinkList)
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", sentinel(err))
