@@ -351,39 +351,35 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 		do:   func() error { return dp.DeleteEndpoint(e.datapath(n.ID)) },
 		undo: func() error { return dp.PutEndpoint(e.datapath(n.ID)) },
 	}, {
+		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),
 		do: func() error {
 			link, ours, err := h.ownLink(e.HostIfName, e.alias())
 			if err != nil {
 				return err
 			}
-			if there = ours; there {
-				index = link.Index
-			}
-			if !there && !dp.TCX() {
-				return nil // filters went with their device
-			}
-			return h.detach(dp, loader.FromContainer, index)
-		},
-		undo: func() error {
-			if !there {
+			if there = ours; !there {
 				return nil
 			}
-			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
-			return err
-		},
-	}, {
-		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),
-		do: func() error {
-			if !there {
-				return nil
-			}
+			index = link.Index
 			return h.deleteLink(index)
 		},
 		undo: func() error {
 			if !there {
 				return nil
 			}
-			return h.reconnect(n, e)
+			if err := h.reconnect(n, e); err != nil {
+				return err
+			}
+			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
+			return err
+		},
+	}, {
+		// Not before the device is gone: without its program an endpoint could send what it likes.
+		do: func() error {
+			if !dp.TCX() {
+				return nil // filters went with their device
+			}
+			return h.detach(dp, loader.FromContainer, index)
 		},
 	}, {do: func() error {
 		gone := e.datapath(n.ID)
