@@ -66,24 +66,38 @@ static __always_inline void tell_one(__u32 i, const struct listener *l, struct e
 		t->events++;
 }
 
+/* What a step of the round through the listeners is given. */
+struct telling {
+	struct event *event;
+	__u32 now; /* low half of jiffies */
+};
+
+static long tell_step(__u32 i, struct telling *telling)
+{
+	__u32 zero = 0;
+	struct listening *all = bpf_map_lookup_elem(&listening, &zero);
+	struct listener *l;
+
+	if (!all || i >= LISTENERS)
+		return 1;
+	l = &all->by[i];
+	if (!(all->mask >> i & 1))
+		return 0;
+	if ((__s32)(l->until - telling->now) <= 0)
+		__sync_fetch_and_and(&all->mask, ~(1U << i));
+	else if (concerns(l, telling->event))
+		tell_one(i, l, telling->event, telling->now);
+	return 0;
+}
+
 /* tell tells everybody whom it concerns. */
 __noinline int tell(struct event *e)
 {
-	__u32 zero = 0, now = bpf_jiffies64() + clock_offset;
-	struct listening *all = bpf_map_lookup_elem(&listening, &zero);
+	struct telling telling = { .event = e, .now = bpf_jiffies64() + clock_offset };
 
-	if (!all || !e)
+	if (!e)
 		return 0;
-	for (__u32 i = 0; i < LISTENERS; i++) {
-		const struct listener *l = &all->by[i];
-
-		if (!(all->mask >> i & 1))
-			continue;
-		if ((__s32)(l->until - now) <= 0)
-			__sync_fetch_and_and(&all->mask, ~(1U << i));
-		else if (concerns(l, e))
-			tell_one(i, l, e, now);
-	}
+	bpf_loop(LISTENERS, tell_step, &telling, 0);
 	return 0;
 }
 

@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // TCX reports whether programs attach by tcx links. If not, the caller attaches
@@ -67,12 +69,15 @@ func (d *Datapath) Attach(hook Hook, ifindex int) error {
 	if hook != FromUplink {
 		opts.Anchor = link.Head()
 	}
+	if err := failpoint.Reach("attach", string(hook)); err != nil {
+		return err
+	}
 	l, err := link.AttachTCX(opts)
 	if err != nil {
 		return fmt.Errorf("attach %s to interface %d: %w", hook, ifindex, explain(err))
 	}
 	defer func() { _ = l.Close() }()
-	if err := l.Pin(d.links.link(hook, ifindex)); err != nil {
+	if err := pinAt(l, d.links.link(hook, ifindex)); err != nil {
 		return fmt.Errorf("pin %s of interface %d: %w", hook, ifindex, permission(err))
 	}
 	return nil
@@ -94,12 +99,12 @@ func detach(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err == nil:
-		err = errors.Join(l.Detach(), l.Close())
+		err = errors.Join(failpoint.Do("detach", path, l.Detach), l.Close())
 		if err != nil && !errors.Is(err, unix.ENOLINK) { // ENOLINK: its device is gone
 			return permission(err)
 		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := unpin(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return permission(err)
 	}
 	return nil

@@ -349,7 +349,7 @@ func (t *table[K, V]) write(keys []K, values []V) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	if _, err := t.m.BatchUpdate(keys, values, nil); err != nil {
+	if err := batchUpdate(t.m, t.name, keys, values); err != nil {
 		return fmt.Errorf("write map %s: %w", t.name, full(err))
 	}
 	return nil

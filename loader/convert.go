@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // conversion names a map and the two layouts between which its entries are carried.
@@ -38,7 +40,8 @@ func convert(from, to *ebpf.Map, fn converter, second bool) error {
 		if !ok {
 			continue
 		}
-		if err := to.Update(k, v, flags); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		err := failpoint.Do("convert", "", func() error { return to.Update(k, v, flags) })
+		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 			return fmt.Errorf("carry an entry of %s: %w", to, full(err))
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // Datapath is the pinned datapath of one host. It may be used by one goroutine
@@ -211,6 +213,9 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := failpoint.Reach("load the programs", ""); err != nil {
+		return nil, err
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: pins.maps()},
 	})
@@ -230,9 +235,8 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err := startSweep(coll.Programs[string(sweepProgram)]); err != nil {
 		return nil, err
 	}
-	zero := uint32(0)
-	if err := coll.Maps["about"].Put(zero, about); err != nil {
-		return nil, fmt.Errorf("write map about: %w", err)
+	if err := writeAbout(coll.Maps["about"], about); err != nil {
+		return nil, err
 	}
 	if err := pins.removeStale(spec); err != nil {
 		return nil, err
@@ -251,10 +255,7 @@ func disown(m *ebpf.Map) error {
 		return nil
 	}
 	about.Fingerprint = [32]uint8{}
-	if err := m.Put(uint32(0), about); err != nil {
-		return fmt.Errorf("write map about: %w", permission(err))
-	}
-	return nil
+	return writeAbout(m, about)
 }
 
 // removeStale removes the pins of maps and programs that this version does not have.
@@ -273,10 +274,18 @@ func (l layout) removeStale(spec *ebpf.CollectionSpec) error {
 			if wanted(e.Name()) {
 				continue
 			}
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := unpin(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("remove %s: %w", filepath.Join(dir, e.Name()), permission(err))
 			}
 		}
+	}
+	return nil
+}
+
+func writeAbout(m *ebpf.Map, about any) error {
+	err := failpoint.Do("write map", "about", func() error { return m.Put(uint32(0), about) })
+	if err != nil {
+		return fmt.Errorf("write map about: %w", permission(err))
 	}
 	return nil
 }
@@ -286,7 +295,7 @@ func prepare(pins layout) error {
 	d := newDatapath(pins)
 	defer func() { _ = d.Close() }()
 	for _, name := range slices.Concat(transient, former) { // as other versions pin them
-		if err := os.Remove(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := unpin(pins.mapPin(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", pins.mapPin(name), err)
 		}
 	}
@@ -303,7 +312,10 @@ func startSweep(p *ebpf.Program) error {
 	var ret uint32
 	for range 100 {
 		var err error
-		if ret, err = p.Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
+		if err = failpoint.Reach("run program", "start_sweep"); err == nil {
+			ret, err = p.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+		}
+		if err != nil {
 			return fmt.Errorf("run program start_sweep: %w", explain(err))
 		}
 		if ret == 0 {
@@ -356,16 +368,25 @@ type pinner interface {
 	Unpin() error
 }
 
+func pinAt(o pinner, path string) error {
+	return failpoint.Do("pin", path, func() error { return o.Pin(path) })
+}
+
+func unpin(path string) error {
+	return failpoint.Do("remove pin", path, func() error { return os.Remove(path) })
+}
+
 // pinOver pins an object in place of another; there is no moment without a pin.
 func pinOver(o pinner, path string) error {
 	next := path + "-next"
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := unpin(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", next, err)
 	}
-	if err := o.Pin(next); err != nil {
+	if err := pinAt(o, next); err != nil {
 		return fmt.Errorf("pin %s: %w", path, permission(err))
 	}
-	if err := os.Rename(next, path); err != nil {
+	if err := failpoint.Do("rename pin", next, func() error { return os.Rename(next, path) }); err != nil {
+		_ = os.Remove(next)
 		return fmt.Errorf("pin %s: %w", path, err)
 	}
 	return nil
@@ -380,11 +401,11 @@ func updateLink(path string, prog *ebpf.Program) error {
 	}
 	defer func() { _ = l.Close() }()
 	if prog == nil {
-		return os.Remove(path)
+		return unpin(path)
 	}
-	err = l.Update(prog)
+	err = failpoint.Do("update link", path, func() error { return l.Update(prog) })
 	if errors.Is(err, unix.ENOLINK) {
-		return os.Remove(path)
+		return unpin(path)
 	}
 	return err
 }
@@ -464,6 +485,10 @@ func openHere(bpffs string) (*Datapath, error) {
 	if d.about.MaxFlows == 0 { // created, but never finished
 		_ = d.Close()
 		return nil, ErrNotLoaded
+	}
+	if err := d.about.check(); err != nil {
+		_ = d.Close()
+		return nil, err
 	}
 	return d, nil
 }

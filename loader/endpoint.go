@@ -20,11 +20,27 @@ func full(err error) error {
 
 // PutEndpoint adds an endpoint or replaces what is known of it. If its device changed,
 // flows toward the old one end. What is known of the device goes first: an endpoint that is there is there
-// wholly, also if a command was killed.
+// wholly, also if a command was killed. What fails for a new one is taken back.
 func (d *Datapath) PutEndpoint(e Endpoint) error {
 	if e.Slot == 0 || e.Slot >= MaxSlots {
 		return fmt.Errorf("slot %d: out of range", e.Slot)
 	}
+	m, err := d.pinned("endpoints")
+	if err != nil {
+		return err
+	}
+	var had datapathEndpoint
+	known := slices.ContainsFunc(e.Addrs, func(a netip.Addr) bool { return m.Lookup(toAddr(a), &had) == nil })
+	if err := d.writeEndpoint(e); err != nil {
+		if !known {
+			err = errors.Join(err, d.DeleteEndpoint(e))
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Datapath) writeEndpoint(e Endpoint) error {
 	value := endpointValue(e)
 	for _, a := range e.Addrs {
 		if err := d.retireChanged("endpoints", toAddr(a), value); err != nil {
@@ -83,6 +99,25 @@ func (d *Datapath) removeDevice(ifindex uint32) error {
 	return d.remove("devices", ifindex)
 }
 
+// HasEndpoint reports whether the datapath has the endpoint at one of its addresses.
+func (d *Datapath) HasEndpoint(e Endpoint) (bool, error) {
+	m, err := d.pinned("endpoints")
+	if err != nil {
+		return false, err
+	}
+	for _, a := range e.Addrs {
+		var have datapathEndpoint
+		err := m.Lookup(toAddr(a), &have)
+		if err == nil && have.Slot == e.Slot {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return false, fmt.Errorf("read map endpoints: %w", permission(err))
+		}
+	}
+	return false, nil
+}
+
 func (d *Datapath) retireChanged(name string, key datapathAddr, value datapathEndpoint) error {
 	m, err := d.pinned(name)
 	if err != nil {
@@ -122,12 +157,15 @@ func (d *Datapath) retire(slots ...uint32) error {
 		return err
 	}
 	for _, slot := range slots {
+		if slot >= MaxSlots {
+			continue // read from an entry that no ebnet wrote
+		}
 		var gen uint32
 		if err := m.Lookup(slot, &gen); err != nil {
 			return fmt.Errorf("read generation %d: %w", slot, err)
 		}
-		if err := m.Put(slot, gen+1); err != nil {
-			return fmt.Errorf("raise generation %d: %w", slot, err)
+		if err := d.put("gens", slot, gen+1); err != nil {
+			return err
 		}
 		if err := d.put("shares", slot, datapathShare{}); err != nil {
 			return err

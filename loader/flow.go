@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // half is one entry of the flow tables.
@@ -194,7 +196,10 @@ func (d *Datapath) forget(key datapathTuple) error {
 	if _, err := binary.Encode(data, binary.NativeEndian, key); err != nil {
 		return err
 	}
-	if _, err := p.Run(&ebpf.RunOptions{Data: data}); err != nil {
+	if err := failpoint.Do("run program", "forget", func() error {
+		_, err := p.Run(&ebpf.RunOptions{Data: data})
+		return err
+	}); err != nil {
 		return fmt.Errorf("run program forget: %w", permission(err))
 	}
 	return nil

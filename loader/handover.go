@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // Groups of maps that only make sense together: all of one are carried from one layout to
@@ -106,6 +108,9 @@ func (l layout) head() (head aboutHead, err error) {
 		return head, ErrNotLoaded
 	}
 	defer func() { _ = m.Close() }()
+	if m.Type() != ebpf.Array || m.KeySize() != 4 {
+		return head, fmt.Errorf("map about in %s is not ebnet's: it is a %v: %w", l, m.Type(), ErrConflict)
+	}
 	raw, err := m.LookupBytes(uint32(0))
 	if err != nil {
 		return head, fmt.Errorf("read map about: %w", permission(err))
@@ -123,10 +128,7 @@ func (l layout) revoke() error {
 		return err
 	}
 	defer func() { _ = m.Close() }()
-	if err := m.Put(uint32(0), make([]byte, m.ValueSize())); err != nil {
-		return fmt.Errorf("write map about: %w", permission(err))
-	}
-	return nil
+	return writeAbout(m, make([]byte, m.ValueSize()))
 }
 
 // inCharge returns the layout whose datapath is complete: there is at most one, see Swap. Returns
@@ -273,6 +275,9 @@ func stageBeside(bpffs string, from layout, about datapathAbout, k kernel) (*Dat
 			return nil, err
 		}
 	}
+	if err := failpoint.Reach("load the programs", ""); err != nil {
+		return nil, err
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: pins.maps()},
 	})
@@ -311,7 +316,7 @@ func share(name string, from, to layout) error {
 		return fmt.Errorf("open map %s: %w", name, err)
 	}
 	defer func() { _ = twin.Close() }()
-	if err := twin.Pin(to.mapPin(name)); err != nil {
+	if err := pinAt(twin, to.mapPin(name)); err != nil {
 		return fmt.Errorf("pin map %s: %w", name, permission(err))
 	}
 	return nil
@@ -452,7 +457,7 @@ func (l layout) takeLinks(from layout) error {
 		if gone {
 			continue
 		}
-		if err := os.Rename(path, place); err != nil {
+		if err := failpoint.Do("rename pin", path, func() error { return os.Rename(path, place) }); err != nil {
 			return fmt.Errorf("move the pin of %s: %w", e.Name(), permission(err))
 		}
 	}
@@ -466,7 +471,7 @@ func giveProgram(path string, prog *ebpf.Program) (gone bool, err error) {
 		return false, explain(err)
 	}
 	defer func() { _ = l.Close() }()
-	err = l.Update(prog)
+	err = failpoint.Do("update link", path, func() error { return l.Update(prog) })
 	if errors.Is(err, unix.ENOLINK) {
 		return true, nil
 	}

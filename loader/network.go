@@ -6,14 +6,34 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // PutNetwork adds a network or replaces what is known of it. Its own entry goes last: a network that
-// is there is there wholly, also if a command was killed.
+// is there is there wholly, also if a command was killed. What fails for a new one is taken back.
 func (d *Datapath) PutNetwork(n Network) error {
 	if n.ID == 0 || n.ID >= MaxNetworks {
 		return fmt.Errorf("network id %d: out of range", n.ID)
 	}
+	m, err := d.pinned("networks")
+	if err != nil {
+		return err
+	}
+	var had datapathNetwork
+	if err := m.Lookup(n.ID, &had); err != nil {
+		return fmt.Errorf("read map networks: %w", permission(err))
+	}
+	if err := d.writeNetwork(n); err != nil {
+		if had.Bridge == 0 {
+			err = errors.Join(err, d.DeleteNetwork(n))
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Datapath) writeNetwork(n Network) error {
 	if err := d.markInner(n.Subnets); err != nil {
 		return err
 	}
@@ -103,7 +123,7 @@ func (d *Datapath) put(name string, key, value any) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Put(key, value); err != nil {
+	if err := failpoint.Do("write map", name, func() error { return m.Put(key, value) }); err != nil {
 		return fmt.Errorf("write map %s: %w", name, full(err))
 	}
 	return nil
@@ -115,7 +135,8 @@ func (d *Datapath) remove(name string, key any) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	err = failpoint.Do("delete from map", name, func() error { return m.Delete(key) })
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete from map %s: %w", name, err)
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // ABI is the version of the pinned layout, EBNET_ABI in bpf/abi.h. It names the
@@ -65,20 +67,26 @@ func makePins(bpffs string) (layout, error) {
 		target := bpffs
 		if strings.HasPrefix(bpffs, "/sys/fs/bpf/") {
 			target = "/sys/fs/bpf"
-		} else if err := os.MkdirAll(bpffs, 0o700); err != nil {
+		} else if err := makeDir(bpffs); err != nil {
 			return "", fmt.Errorf("create %s: %w", bpffs, permission(err))
 		}
-		if err := unix.Mount(mountSource, target, "bpf", 0, "mode=0700"); err != nil {
+		if err := failpoint.Do("mount", target, func() error {
+			return unix.Mount(mountSource, target, "bpf", 0, "mode=0700")
+		}); err != nil {
 			return "", fmt.Errorf("mount a bpf file system on %s: %w", target, permission(err))
 		}
 	}
 	l := layoutOf(bpffs)
 	for _, dir := range []string{l.maps(), l.progs(), l.links()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(dir); err != nil {
 			return "", fmt.Errorf("create %s: %w", dir, permission(err))
 		}
 	}
 	return l, nil
+}
+
+func makeDir(dir string) error {
+	return failpoint.Do("make directory", dir, func() error { return os.MkdirAll(dir, 0o700) })
 }
 
 // existingParent returns the deepest part of path that exists.
@@ -106,11 +114,12 @@ func Remove(bpffs string) error {
 		}
 	}
 	if mountedByUs(bpffs) {
-		if err := unix.Unmount(bpffs, 0); err != nil {
+		if err := failpoint.Do("unmount", bpffs, func() error { return unix.Unmount(bpffs, 0) }); err != nil {
 			return fmt.Errorf("unmount %s: %w", bpffs, err)
 		}
 	}
-	if err := os.Remove(bpffs); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
+	err = failpoint.Do("remove directory", bpffs, func() error { return os.Remove(bpffs) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) &&
 		!errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EACCES) { // the directory above may be another's
 		return fmt.Errorf("remove %s: %w", bpffs, permission(err))
 	}
@@ -129,11 +138,29 @@ func (l layout) remove() error {
 		}
 	}
 	for _, dir := range []string{l.links(), l.progs(), l.maps(), string(l)} {
-		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removePins(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", dir, permission(err))
 		}
 	}
 	return nil
+}
+
+// removePins removes a directory of pins.
+func removePins(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		remove := unpin
+		if e.IsDir() {
+			remove = removePins
+		}
+		if err := remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return failpoint.Do("remove directory", dir, func() error { return os.Remove(dir) })
 }
 
 // mountedByUs reports whether dir is the root of a mount that makePins made.
@@ -182,6 +209,10 @@ func (d *Datapath) pinned(name string) (*ebpf.Map, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open map %s: %w", name, explain(err))
+	}
+	if err := checkShape(name, m); err != nil {
+		_ = m.Close()
+		return nil, err
 	}
 	d.maps[name] = m
 	return m, nil

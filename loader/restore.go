@@ -85,10 +85,10 @@ func restoreMap(pins layout, id ebpf.MapID, lost map[string]bool) error {
 		return nil
 	}
 	delete(lost, info.Name)
-	if err := os.MkdirAll(pins.maps(), 0o700); err != nil {
+	if err := makeDir(pins.maps()); err != nil {
 		return fmt.Errorf("create %s: %w", pins.maps(), permission(err))
 	}
-	if err := m.Pin(pins.mapPin(info.Name)); err != nil {
+	if err := pinAt(m, pins.mapPin(info.Name)); err != nil {
 		return fmt.Errorf("pin map %s: %w", info.Name, permission(err))
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // Publish makes the ports of the publications reachable. Ports that are published
@@ -33,13 +35,29 @@ func (d *Datapath) Publish(ps ...Publication) error {
 	}); err != nil {
 		return err
 	}
-	for i, p := range ps {
+	var fresh []Publication
+	for _, p := range ps {
+		if !published(m, p) {
+			fresh = append(fresh, p)
+		}
 		if err := d.publishOne(m, p); err != nil {
-			return errors.Join(err, d.withdraw(m, ps[:i+1]),
+			return errors.Join(err, d.withdraw(m, fresh),
 				d.changePorts(func(i int, w *datapathPortWord) { w.Published = before[i] }))
 		}
 	}
 	return nil
+}
+
+// published reports whether the publication is there, if only in part.
+func published(m *ebpf.Map, p Publication) bool {
+	keys, _ := serviceEntries(p)
+	var s datapathService
+	for _, i := range []int{0, p.Count - 1} {
+		if m.Lookup(keys[i], &s) == nil && s.Slot == p.Slot {
+			return true
+		}
+	}
+	return false
 }
 
 // publishOne writes the entries, then ends the flows that the former ones opened: a
@@ -64,7 +82,7 @@ func (d *Datapath) publishOne(m *ebpf.Map, p Publication) error {
 	if err := d.allow(p); err != nil {
 		return err
 	}
-	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+	if err := batchUpdate(m, "services", keys, values); err != nil {
 		return fmt.Errorf("write map services: %w", full(err))
 	}
 	return d.retire(stale...)
@@ -93,14 +111,9 @@ func sourceKeys(p Publication) []datapathSourceKey {
 // allow lets the sources in. Those that a former publication of the slot had go with its
 // withdrawal alone.
 func (d *Datapath) allow(p Publication) error {
-	m, err := d.pinned("sources")
-	if err != nil {
-		return err
-	}
-	keys := sourceKeys(p)
-	for _, k := range keys {
-		if err := m.Put(k, uint32(1)); err != nil {
-			return fmt.Errorf("write map sources: %w", full(err))
+	for _, k := range sourceKeys(p) {
+		if err := d.put("sources", k, uint32(1)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -207,6 +220,9 @@ func (d *Datapath) withdraw(m *ebpf.Map, ps []Publication) error {
 // the rest goes on behind it.
 func deleteAll(m *ebpf.Map, keys []datapathServiceKey) error {
 	for len(keys) > 0 {
+		if err := failpoint.Reach("delete from map", "services"); err != nil {
+			return err
+		}
 		n, err := m.BatchDelete(keys, nil)
 		if err == nil {
 			return nil
@@ -278,8 +294,15 @@ func (d *Datapath) changePorts(change func(i int, w *datapathPortWord)) error {
 	if len(changedKeys) == 0 {
 		return nil
 	}
-	if _, err := m.BatchUpdate(changedKeys, changedWords, nil); err != nil {
+	if err := batchUpdate(m, "ports", changedKeys, changedWords); err != nil {
 		return fmt.Errorf("write map ports: %w", permission(err))
 	}
 	return nil
+}
+
+func batchUpdate(m *ebpf.Map, name string, keys, values any) error {
+	return failpoint.Do("write map", name, func() error {
+		_, err := m.BatchUpdate(keys, values, nil)
+		return err
+	})
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // socketHooks are the programs on the sockets of the host's processes, by where they
@@ -57,12 +59,15 @@ func (d *Datapath) attachSocket(hook Hook, where ebpf.AttachType, cgroup string)
 	if err != nil {
 		return err
 	}
+	if err := failpoint.Reach("attach", string(hook)); err != nil {
+		return err
+	}
 	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: where, Program: prog})
 	if err != nil {
 		return fmt.Errorf("attach %s to cgroup %s: %w", hook, cgroup, explain(err))
 	}
 	defer func() { _ = l.Close() }()
-	if err := l.Pin(path); err != nil {
+	if err := pinAt(l, path); err != nil {
 		return fmt.Errorf("pin %s: %w", hook, permission(err))
 	}
 	return nil

@@ -1,9 +1,29 @@
 package loader
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
-// PutUplink adds an uplink or replaces what is known of it.
+// PutUplink adds an uplink or replaces what is known of it. What fails for a new one is
+// taken back.
 func (d *Datapath) PutUplink(u Uplink) error {
+	m, err := d.pinned("uplinks")
+	if err != nil {
+		return err
+	}
+	var had datapathUplink
+	known := m.Lookup(uint32(u.Ifindex), &had) == nil
+	if err := d.writeUplink(u); err != nil {
+		if !known {
+			err = errors.Join(err, d.DeleteUplink(u.Ifindex))
+		}
+		return err
+	}
+	return nil
+}
+
+func (d *Datapath) writeUplink(u Uplink) error {
 	value := uplinkValue(u)
 	if err := d.put("uplinks", uint32(u.Ifindex), value); err != nil {
 		return err

@@ -49,12 +49,15 @@ type rule struct {
 var rules = map[string]rule{
 	"loader": {
 		why:     "the datapath stands alone: devices come as interface indices, addresses from its caller",
+		ours:    []string{"loader/failpoint"},
 		outside: []string{ebpfModule, sys},
 	},
 	"loader/netdev": {
 		why:     "links and namespaces know nothing of eBPF: programs come as file descriptors",
+		ours:    []string{"loader/failpoint"},
 		outside: []string{netlink, netns, nftables, sys},
 	},
+	"loader/failpoint": {why: "what stands before every request depends on nothing"},
 	"ipam": {
 		why:     "addresses are pure decisions, but for the store",
 		outside: []string{bolt},
@@ -65,7 +68,7 @@ var rules = map[string]rule{
 	},
 	"cmd/internal/network": {
 		why:     "the sentences of the product are the only place where the parts meet",
-		ours:    []string{"loader", "loader/netdev", "ipam", "cmd/internal/trusted"},
+		ours:    []string{"loader", "loader/failpoint", "loader/netdev", "ipam", "cmd/internal/trusted"},
 		outside: []string{bolt, sys, yamlModule},
 	},
 	"cmd/internal/bench": {
@@ -97,6 +100,11 @@ var rules = map[string]rule{
 		why:     "acceptance tests cannot reach around the commands",
 		ours:    []string{"tests/netlab"},
 		outside: []string{testscript, goleak, cmp, sys},
+	},
+	"tests/crash": {
+		why:     "what is killed are the commands as people run them",
+		ours:    []string{"tests/netlab"},
+		outside: []string{cmp, sys},
 	},
 	"tests/walk": {
 		why:     "the model knows ebnet by its commands, and looks at the kernel and at what is recorded by itself",

@@ -11,7 +11,7 @@ declare -A needs=(
 	[build]="git:git make:make"
 	[generate]="clang-16:clang-16 llvm-strip-16:llvm-16"
 	[lint]="clang-format-16:clang-format-16"
-	[test]="ip:iproute2 tc:iproute2 iptables:iptables nft:nftables ethtool:ethtool ping:iputils-ping traceroute:traceroute mtr:mtr-tiny dockerd:docker.io busybox:busybox-static chromium:chromium /usr/lib/cni/bridge:containernetworking-plugins"
+	[test]="ip:iproute2 tc:iproute2 iptables:iptables nft:nftables ethtool:ethtool ping:iputils-ping traceroute:traceroute strace:strace setpriv:util-linux mtr:mtr-tiny dockerd:docker.io busybox:busybox-static chromium:chromium /usr/lib/cni/bridge:containernetworking-plugins"
 	[kernels]="qemu-system-x86_64:qemu-system-x86 cpio:cpio busybox:busybox-static depmod:kmod xz:xz-utils ip:iproute2 tc:iproute2 iptables:iptables nft:nftables ethtool:ethtool ping:iputils-ping sysctl:procps nsenter:util-linux"
 	[demo]="ip:iproute2 iptables-save:iptables nft:nftables ping:iputils-ping curl:curl"
 )

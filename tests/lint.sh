@@ -19,6 +19,7 @@ if command -v clang-16 >/dev/null; then
 	done
 fi
 go vet ./... || status=1
+go vet -tags failpoint ./cmd/... ./loader/... || status=1
 go tool staticcheck ./... || status=1
 [ $status = 0 ] && echo "lint: nothing to say"
 exit $status

@@ -87,14 +87,14 @@ func (p *program) monitor(c *cli.Context) error {
 			return err
 		}
 	}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, syscall.SIGINT) // see watchFlows
-	notify(interrupted, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(interrupted)
 	m, err := network.Watch(p.options(c, func(string) {}), filter)
 	if err != nil {
 		return err
 	}
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, syscall.SIGINT) // see watchFlows
+	notify(interrupted, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(interrupted)
 	err = newEventView(p, m, c.Int("count"), c.Duration("duration")).show(interrupted)
 	if cerr := m.Close(); err == nil {
 		err = cerr

@@ -68,7 +68,7 @@ func (p *program) runInside(c *cli.Context) error {
 		return err
 	}
 	defer box.Close()
-	request.NetNS = box.Path()
+	request.NetNS, request.Transient = box.Path(), true
 	return p.runConnected(c, box, cmd, request)
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // addAddr gives the device an address with its subnet's length.
-func addAddr(h *netlink.Handle, ifindex int, p netip.Prefix) error {
+func addAddr(h *handle, ifindex int, p netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: toIPNet(p)}
 	if p.Addr().Is6() {
 		// Duplicate detection would keep the address unusable for a second;
@@ -26,7 +26,7 @@ func addAddr(h *netlink.Handle, ifindex int, p netip.Prefix) error {
 
 // syncAddrs makes the device's addresses those of want. IPv6 link-local ones are
 // the kernel's and stay.
-func syncAddrs(h *netlink.Handle, ifindex int, want []netip.Prefix) (changed bool, err error) {
+func syncAddrs(h *handle, ifindex int, want []netip.Prefix) (changed bool, err error) {
 	have, err := retryDump(func() ([]netlink.Addr, error) {
 		return h.AddrList(linkRef(ifindex), netlink.FAMILY_ALL)
 	})

@@ -57,7 +57,7 @@ func EnsureBridge(b Bridge) (ifindex int, changed bool, err error) {
 	if err := cmp.Or(checkMAC(b.MAC), checkMTU(b.MTU), checkPrefixes(b.Addrs)); err != nil {
 		return 0, false, fmt.Errorf("bridge %s: %w", b.Name, err)
 	}
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		ifindex, changed, err = ensureBridge(h, b)
 		return err
 	})
@@ -67,7 +67,7 @@ func EnsureBridge(b Bridge) (ifindex int, changed bool, err error) {
 	return ifindex, changed, nil
 }
 
-func ensureBridge(h *netlink.Handle, b Bridge) (ifindex int, changed bool, err error) {
+func ensureBridge(h *handle, b Bridge) (ifindex int, changed bool, err error) {
 	l, err := h.LinkByName(b.Name)
 	created := notFound(err)
 	if created {
@@ -110,7 +110,7 @@ func (b Bridge) claim(l Link) error {
 }
 
 // repairBridge makes the existing bridge l what b says.
-func repairBridge(h *netlink.Handle, b Bridge, l netlink.Link) (changed bool, err error) {
+func repairBridge(h *handle, b Bridge, l netlink.Link) (changed bool, err error) {
 	have := fromNetlink(l)
 	if have.Alias != b.alias() {
 		if err := h.LinkSetAlias(l, b.alias()); err != nil {
@@ -145,7 +145,7 @@ func repairBridge(h *netlink.Handle, b Bridge, l netlink.Link) (changed bool, er
 
 // repairBridgeIP is the part of repairBridge above layer 2. The sysctls come
 // before the device is up, so that IPv6 never starts where it is not wanted.
-func repairBridgeIP(h *netlink.Handle, b Bridge, have Link) (changed bool, err error) {
+func repairBridgeIP(h *handle, b Bridge, have Link) (changed bool, err error) {
 	for _, s := range bridgeSysctls {
 		did, err := setDeviceSysctl("ipv4", b.Name, s.name, s.value)
 		if err != nil {
@@ -182,7 +182,7 @@ func repairBridgeIP(h *netlink.Handle, b Bridge, have Link) (changed bool, err e
 
 // missingRoutes returns the gateways to whose subnets no route leads by the bridge. The kernel adds them with
 // the addresses, and not again.
-func missingRoutes(h *netlink.Handle, b Bridge, ifindex int) (missing []netip.Prefix, err error) {
+func missingRoutes(h *handle, b Bridge, ifindex int) (missing []netip.Prefix, err error) {
 	for _, p := range b.Addrs {
 		if p.IsSingleIP() {
 			continue
@@ -224,7 +224,7 @@ func setBridge(b Bridge, ifindex int) error {
 		data.AddRtAttr(o.attr, o.value)
 	}
 	req.AddData(info)
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+	if err := execute("set bridge", req, unix.NETLINK_ROUTE); err != nil {
 		if ifindex == 0 {
 			return fmt.Errorf("create: %w", sentinel(err))
 		}

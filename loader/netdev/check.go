@@ -14,7 +14,7 @@ import (
 // CheckBridge tells in words what EnsureBridge would repair at an existing bridge;
 // nothing if it is as it should be. Returns ErrNotFound.
 func CheckBridge(b Bridge) (wrong []string, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		l, err := h.LinkByName(b.Name)
 		if err != nil {
 			return fmt.Errorf("bridge %s: %w", b.Name, sentinel(err))
@@ -25,7 +25,7 @@ func CheckBridge(b Bridge) (wrong []string, err error) {
 	return wrong, err
 }
 
-func checkBridge(h *netlink.Handle, b Bridge, have Link) (wrong []string, err error) {
+func checkBridge(h *handle, b Bridge, have Link) (wrong []string, err error) {
 	add := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	if !have.Up {
 		add("it is down")
@@ -99,7 +99,7 @@ func (f Filter) String() string {
 // FiltersAhead returns the clsact filters that run before the one of AttachFilter,
 // nothing if there is none of it. A device that is not there has none.
 func FiltersAhead(ifindex int, ingress bool) (ahead []Filter, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		own, err := findFilter(h, ifindex, ingress)
 		if err != nil || own == nil {
 			return err

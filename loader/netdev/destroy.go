@@ -62,7 +62,7 @@ func DestroySockets(proto uint8, sockets []Connected) (int, error) {
 		for _, r := range found {
 			req := nl.NewNetlinkRequest(unix.SOCK_DESTROY, unix.NLM_F_ACK)
 			req.AddData(r)
-			_, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
+			err := execute("end a socket", req, unix.NETLINK_INET_DIAG)
 			switch {
 			case errors.Is(err, unix.EOPNOTSUPP):
 				return n, fmt.Errorf("end a socket: %w: needs CONFIG_INET_DIAG_DESTROY (%w)", ErrUnsupported, err)

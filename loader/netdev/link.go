@@ -34,6 +34,7 @@ type Link struct {
 	Carrier     bool   // up, and so is what is at the other end
 	Ethernet    bool   // ARPHRD_ETHER
 	Loopback    bool
+	Doomed      bool   // DeleteLinks was about to delete it
 	MasterIndex int    // 0: none
 	Master      string // name of the device with MasterIndex; only Links fills it
 	PeerIndex   int    // of a veth: index of the other end in its own namespace
@@ -84,7 +85,7 @@ func checkMTU(mtu int) error {
 //
 // Returns ErrNotFound, ErrInvalid if the device is not ours, ErrPermission.
 func DeleteLink(ifindex int) error {
-	return withHandle(func(h *netlink.Handle) error {
+	return withHandle(func(h *handle) error {
 		l, err := h.LinkByIndex(ifindex)
 		return deleteLink(h, l, err, fmt.Sprintf("interface %d", ifindex))
 	})
@@ -92,13 +93,13 @@ func DeleteLink(ifindex int) error {
 
 // DeleteLinkByName is DeleteLink by name.
 func DeleteLinkByName(name string) error {
-	return withHandle(func(h *netlink.Handle) error {
+	return withHandle(func(h *handle) error {
 		l, err := h.LinkByName(name)
 		return deleteLink(h, l, err, "interface "+name)
 	})
 }
 
-func deleteLink(h *netlink.Handle, l netlink.Link, err error, what string) error {
+func deleteLink(h *handle, l netlink.Link, err error, what string) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", what, sentinel(err))
 	}
@@ -121,7 +122,7 @@ func DeleteLinks(ifindexes ...int) error {
 	if len(ifindexes) == 0 {
 		return nil
 	}
-	return withHandle(func(h *netlink.Handle) error {
+	return withHandle(func(h *handle) error {
 		links, err := retryDump(h.LinkList)
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", sentinel(err))
@@ -143,15 +144,15 @@ func DeleteLinks(ifindexes ...int) error {
 }
 
 // deleteGroup puts the devices into a group that nobody uses and deletes that.
-func deleteGroup(h *netlink.Handle, doomed []netlink.Link, used map[uint32]bool) error {
+func deleteGroup(h *handle, doomed []netlink.Link, used map[uint32]bool) error {
 	if len(doomed) == 0 {
 		return nil
 	}
 	// Drawn at random, so that another process that does the same, or sets up a
 	// group of its own just now, has another one.
-	group := rand.Uint32() >> 1
-	for group == 0 || used[group] {
-		group = rand.Uint32() >> 1
+	group := doomedGroups | rand.Uint32()>>8
+	for used[group] {
+		group = doomedGroups | rand.Uint32()>>8
 	}
 	for _, l := range doomed {
 		err := sentinel(h.LinkSetGroup(l, int(group)))
@@ -162,16 +163,53 @@ func deleteGroup(h *netlink.Handle, doomed []netlink.Link, used map[uint32]bool)
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	err := execute("delete links", req, unix.NETLINK_ROUTE)
 	if err = sentinel(err); err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("delete %d interfaces: %w", len(doomed), err)
 	}
 	return nil
 }
 
+// doomedGroups are the 16,777,216 groups that deleteGroup draws from: whoever is killed
+// there leaves devices in one.
+const doomedGroups = 0x6b << 24
+
+// SpareLink takes a device out of the group that a killed DeleteLinks has left it in.
+//
+// Returns ErrNotFound, ErrPermission.
+func SpareLink(ifindex int) error {
+	return withHandle(func(h *handle) error {
+		if err := h.LinkSetGroup(linkRef(ifindex), 0); err != nil {
+			return fmt.Errorf("set group of interface %d: %w", ifindex, sentinel(err))
+		}
+		return nil
+	})
+}
+
+// DeleteUnfinished removes a bridge or veth without an alias: the alias cannot be set by the
+// request that creates a device, so this is what a command leaves that was killed while it made
+// one. That it is ebnet's the caller knows by its name.
+//
+// Returns ErrNotFound, ErrInvalid if it is not such a device, ErrPermission.
+func DeleteUnfinished(ifindex int) error {
+	return withHandle(func(h *handle) error {
+		l, err := h.LinkByIndex(ifindex)
+		if err == nil {
+			if link := fromNetlink(l); link.Alias != "" || link.Kind != "veth" && link.Kind != "bridge" {
+				return fmt.Errorf("delete interface %d (%s): %w: it is not one that was left unfinished", ifindex, link.Name, ErrInvalid)
+			}
+			err = h.LinkDel(l)
+		}
+		if err != nil {
+			return fmt.Errorf("delete interface %d: %w", ifindex, sentinel(err))
+		}
+		return nil
+	})
+}
+
 // LinkByName returns a device of the current namespace. Returns ErrNotFound.
 func LinkByName(name string) (link Link, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		l, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", name, sentinel(err))
@@ -184,7 +222,7 @@ func LinkByName(name string) (link Link, err error) {
 
 // LinkByIndex returns a device of the current namespace. Returns ErrNotFound.
 func LinkByIndex(ifindex int) (link Link, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		l, err := h.LinkByIndex(ifindex)
 		if err != nil {
 			return fmt.Errorf("interface %d: %w", ifindex, sentinel(err))
@@ -197,14 +235,14 @@ func LinkByIndex(ifindex int) (link Link, err error) {
 
 // Links returns the devices of the current namespace in the kernel's order.
 func Links() (links []Link, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		links, err = listLinks(h)
 		return err
 	})
 	return links, err
 }
 
-func listLinks(h *netlink.Handle) ([]Link, error) {
+func listLinks(h *handle) ([]Link, error) {
 	list, err := retryDump(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", sentinel(err))
@@ -234,6 +272,7 @@ func fromNetlink(l netlink.Link) Link {
 		Carrier:     a.RawFlags&unix.IFF_LOWER_UP != 0,
 		Ethernet:    a.EncapType == "ether",
 		Loopback:    a.RawFlags&unix.IFF_LOOPBACK != 0,
+		Doomed:      a.Group>>24 == doomedGroups>>24,
 		MasterIndex: a.MasterIndex,
 	}
 	if link.Kind == "veth" {

@@ -87,7 +87,7 @@ func TestPrivilegedEnsureBridge(t *testing.T) {
 		}
 	}
 	check()
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := newHandle()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestPrivilegedBridgeMTUStays(t *testing.T) {
 
 func TestPrivilegedForeignBridge(t *testing.T) {
 	newHost(t)
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := newHandle()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func checkInside(n int) error {
 	if !l.Up || !l.Carrier || l.MTU != 1400 || !bytes.Equal(l.MAC, want.MAC) || l.Kind != "veth" || !l.Ethernet {
 		return fmt.Errorf("container's end is %+v", l)
 	}
-	return withHandle(func(h *netlink.Handle) error {
+	return withHandle(func(h *handle) error {
 		addrs, err := h.AddrList(linkRef(l.Index), netlink.FAMILY_ALL)
 		if err != nil || len(addrs) != 1 || fromIPNet(addrs[0].IPNet) != want.Addrs[0] {
 			return fmt.Errorf("addresses %v, %v", addrs, err)

@@ -15,10 +15,10 @@ import (
 //
 // Returns ErrNotFound if there is no such device, ErrPermission.
 func PutNeighbour(ifindex int, addr netip.Addr, mac net.HardwareAddr) error {
-	return withHandle(func(h *netlink.Handle) error { return putNeighbour(h, ifindex, addr, mac) })
+	return withHandle(func(h *handle) error { return putNeighbour(h, ifindex, addr, mac) })
 }
 
-func putNeighbour(h *netlink.Handle, ifindex int, addr netip.Addr, mac net.HardwareAddr) error {
+func putNeighbour(h *handle, ifindex int, addr netip.Addr, mac net.HardwareAddr) error {
 	n := neighbour(ifindex, addr)
 	n.HardwareAddr = mac
 	if err := h.NeighSet(n); err != nil {
@@ -33,7 +33,7 @@ func putNeighbour(h *netlink.Handle, ifindex int, addr netip.Addr, mac net.Hardw
 //
 // Returns ErrPermission.
 func DeleteNeighbour(ifindex int, addrs ...netip.Addr) error {
-	return withHandle(func(h *netlink.Handle) error {
+	return withHandle(func(h *handle) error {
 		for _, addr := range addrs {
 			err := sentinel(h.NeighDel(neighbour(ifindex, addr)))
 			if err != nil && !errors.Is(err, ErrNotFound) {
@@ -49,7 +49,7 @@ func neighbour(ifindex int, addr netip.Addr) *netlink.Neigh {
 }
 
 // putFDB tells the bridge that mac is behind its port.
-func putFDB(h *netlink.Handle, port int, mac net.HardwareAddr) error {
+func putFDB(h *handle, port int, mac net.HardwareAddr) error {
 	n := &netlink.Neigh{
 		LinkIndex: port, Family: unix.AF_BRIDGE, HardwareAddr: mac,
 		// As "bridge fdb add … master static".

@@ -49,7 +49,7 @@ func visitVeths(vs []Veth, repair bool) ([]VethReport, error) {
 		return nil, nil
 	}
 	reports := make([]VethReport, len(vs))
-	err := withHandle(func(h *netlink.Handle) error {
+	err := withHandle(func(h *handle) error {
 		s, err := newSurvey(h)
 		if err != nil {
 			return err
@@ -82,7 +82,7 @@ func neighKey(ifindex int, ip netip.Addr, mac []byte) string {
 	return fmt.Sprintf("%d %s %x", ifindex, ip, mac)
 }
 
-func newSurvey(h *netlink.Handle) (*survey, error) {
+func newSurvey(h *handle) (*survey, error) {
 	s := &survey{links: map[string]Link{}, names: map[string]Link{}, hardware: map[string]bool{}, neighbour: map[string]bool{}}
 	links, err := retryDump(h.LinkList)
 	if err != nil {
@@ -165,7 +165,7 @@ func (r *VethReport) settle(found []deviation, repair bool) error {
 }
 
 // visit leaves the thread in the container's namespace; h is a socket of the host.
-func (s *survey) visit(h *netlink.Handle, v Veth, repair bool) (r VethReport) {
+func (s *survey) visit(h *handle, v Veth, repair bool) (r VethReport) {
 	link, there := s.links[v.Alias]
 	if !there {
 		link, there = s.names[v.HostName]
@@ -192,7 +192,7 @@ func (s *survey) visit(h *netlink.Handle, v Veth, repair bool) (r VethReport) {
 	return r
 }
 
-func (s *survey) hostDeviations(h *netlink.Handle, v Veth, link Link) (all []deviation) {
+func (s *survey) hostDeviations(h *handle, v Veth, link Link) (all []deviation) {
 	ref := linkRef(link.Index)
 	add := func(wrong bool, mend func() error, format string, args ...any) {
 		if wrong {
@@ -215,7 +215,7 @@ func (s *survey) hostDeviations(h *netlink.Handle, v Veth, link Link) (all []dev
 }
 
 // rename renames a device. Kernels before 6.2 do not while it is up.
-func rename(h *netlink.Handle, link Link, name string) error {
+func rename(h *handle, link Link, name string) error {
 	ref := linkRef(link.Index)
 	err := h.LinkSetName(ref, name)
 	if !errors.Is(err, unix.EBUSY) {
@@ -245,7 +245,7 @@ func (v Veth) visitInside(host Link, r *VethReport, repair bool) error {
 		r.Lost = true
 		return nil
 	}
-	for _, look := range []func(*netlink.Handle, Link) ([]deviation, error){v.deviceInside, v.addrsInside, v.routeInside} {
+	for _, look := range []func(*handle, Link) ([]deviation, error){v.deviceInside, v.addrsInside, v.routeInside} {
 		found, err := look(h, fromNetlink(l))
 		if err == nil {
 			err = r.settle(found, repair)
@@ -257,7 +257,7 @@ func (v Veth) visitInside(host Link, r *VethReport, repair bool) error {
 	return nil
 }
 
-func (v Veth) deviceInside(h *netlink.Handle, link Link) (all []deviation, _ error) {
+func (v Veth) deviceInside(h *handle, link Link) (all []deviation, _ error) {
 	ref := linkRef(link.Index)
 	if link.Name != v.IfName {
 		all = append(all, deviation{fmt.Sprintf("the container's end is called %s instead of %s", link.Name, v.IfName),
@@ -279,7 +279,7 @@ func (v Veth) deviceInside(h *netlink.Handle, link Link) (all []deviation, _ err
 
 // addrsInside looks at the addresses of the families that the endpoint has. Others than its own are taken
 // away: the datapath drops what is sent from them.
-func (v Veth) addrsInside(h *netlink.Handle, link Link) (all []deviation, _ error) {
+func (v Veth) addrsInside(h *handle, link Link) (all []deviation, _ error) {
 	have, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(linkRef(link.Index), netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", link.Name, sentinel(err))
@@ -313,7 +313,7 @@ func ignoreGone(err error) error {
 }
 
 // routeInside looks for the default route. It goes with the device being down and with its address.
-func (v Veth) routeInside(h *netlink.Handle, link Link) ([]deviation, error) {
+func (v Veth) routeInside(h *handle, link Link) ([]deviation, error) {
 	if !v.Gateway.IsValid() {
 		return nil, nil
 	}

@@ -15,7 +15,7 @@ import (
 
 // addDefaultRoute sends everything else to the gateway, which is on the link.
 // A default route that exists is left alone and reported as ErrExists.
-func addDefaultRoute(h *netlink.Handle, ifindex int, gateway netip.Addr) error {
+func addDefaultRoute(h *handle, ifindex int, gateway netip.Addr) error {
 	route := &netlink.Route{LinkIndex: ifindex, Gw: gateway.AsSlice()}
 	if err := h.RouteAdd(route); err != nil {
 		return fmt.Errorf("add default route by %s: %w", gateway, sentinel(err))
@@ -24,7 +24,7 @@ func addDefaultRoute(h *netlink.Handle, ifindex int, gateway netip.Addr) error {
 }
 
 // addSubnetRoute adds the route that the kernel adds with an address.
-func addSubnetRoute(h *netlink.Handle, ifindex int, p netip.Prefix) error {
+func addSubnetRoute(h *handle, ifindex int, p netip.Prefix) error {
 	route := &netlink.Route{
 		LinkIndex: ifindex, Dst: toIPNet(p.Masked()), Scope: unix.RT_SCOPE_LINK, Protocol: unix.RTPROT_KERNEL,
 	}
@@ -43,7 +43,7 @@ func addSubnetRoute(h *netlink.Handle, ifindex int, p netip.Prefix) error {
 // and 128.0.0.0/1) that VPNs set, and so are link-local subnets of IPv6. Masked,
 // sorted, without duplicates.
 func HostPrefixes() (prefixes []netip.Prefix, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		routes, err := retryDump(func() ([]netlink.Route, error) {
 			return h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 		})
@@ -77,7 +77,7 @@ func HostPrefixes() (prefixes []netip.Prefix, err error) {
 	return slices.Compact(prefixes), nil
 }
 
-func listAddrs(h *netlink.Handle) ([]netlink.Addr, error) {
+func listAddrs(h *handle) ([]netlink.Addr, error) {
 	addrs, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", sentinel(err))

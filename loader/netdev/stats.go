@@ -34,7 +34,7 @@ func PeerTraffic(ifindexes ...int) (map[int]Traffic, error) {
 		want[i] = true
 	}
 	all := make(map[int]Traffic, len(ifindexes))
-	err := withHandle(func(h *netlink.Handle) error {
+	err := withHandle(func(h *handle) error {
 		links, err := retryDump(h.LinkList)
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", sentinel(err))
@@ -75,7 +75,7 @@ func trafficIn(netns, ifindex int) (Traffic, error) {
 	if err != nil {
 		return Traffic{}, sentinel(err)
 	}
-	if len(msgs) != 1 {
+	if len(msgs) != 1 || len(msgs[0]) < unix.SizeofIfInfomsg {
 		return Traffic{}, fmt.Errorf("%d answers: %w", len(msgs), ErrInvalid)
 	}
 	l, err := netlink.LinkDeserialize(nil, msgs[0])

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // netSysctl is the tree of the namespace of the thread that opens a file in it,
@@ -38,7 +40,7 @@ func setDeviceSysctl(family, device, name, value string) (changed bool, err erro
 		// Without O_CREATE and O_TRUNC, which procfs would only ignore.
 		var f *os.File
 		if f, err = os.OpenFile(path, os.O_WRONLY, 0); err == nil {
-			_, err = f.WriteString(value)
+			err = writeSysctl(f, name, value)
 			err = errors.Join(err, f.Close())
 		}
 	}
@@ -49,6 +51,13 @@ func setDeviceSysctl(family, device, name, value string) (changed bool, err erro
 		return false, fmt.Errorf("set net.%s.conf.%s.%s: %w", family, device, name, sentinel(err))
 	}
 	return true, nil
+}
+
+func writeSysctl(f *os.File, name, value string) error {
+	return failpoint.Do("set", name, func() error {
+		_, err := f.WriteString(value)
+		return err
+	})
 }
 
 // setIPv6 switches IPv6 on a device on or off. A kernel without IPv6 has nothing
@@ -117,7 +126,7 @@ func SetLocalReservedPorts(ports []PortRange) error {
 	}
 	// The first write replaces the set, further ones to the same file add to it.
 	for _, chunk := range portChunks(ports, reservedChunk) {
-		if _, err = f.WriteString(chunk); err != nil {
+		if err = writeSysctl(f, "reserved ports", chunk); err != nil {
 			break
 		}
 	}

@@ -38,9 +38,10 @@ func clsact(ifindex int) *netlink.Clsact {
 // Returns ErrNotFound if there is no such device, ErrExists if another kind of
 // filter or an ingress qdisc is in the place, ErrUnsupported, ErrPermission.
 func AttachFilter(ifindex int, ingress bool, progFD int, name string) error {
-	return withHandle(func(h *netlink.Handle) error {
-		if err := h.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add clsact to interface %d: %w", ifindex, filterError(err))
+	return withHandle(func(h *handle) error {
+		added := h.QdiscAdd(clsact(ifindex))
+		if added != nil && !errors.Is(added, unix.EEXIST) {
+			return fmt.Errorf("add clsact to interface %d: %w", ifindex, filterError(added))
 		}
 		err := h.FilterReplace(&netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{
@@ -55,6 +56,9 @@ func AttachFilter(ifindex int, ingress bool, progFD int, name string) error {
 			DirectAction: true,
 		})
 		if err != nil {
+			if added == nil {
+				_ = h.QdiscDel(clsact(ifindex))
+			}
 			return fmt.Errorf("attach %s to interface %d: %w", name, ifindex, filterError(err))
 		}
 		return nil
@@ -76,22 +80,26 @@ func filterError(err error) error {
 //
 // Returns ErrPermission.
 func DetachFilter(ifindex int, ingress bool) error {
-	return withHandle(func(h *netlink.Handle) error {
+	return withHandle(func(h *handle) error {
 		own, err := findFilter(h, ifindex, ingress)
 		if err != nil || own == nil {
 			return err
 		}
-		if err := h.FilterDel(own); err != nil && !gone(err) {
-			return fmt.Errorf("detach %s from interface %d: %w", own.Name, ifindex, sentinel(err))
-		}
+		filters := 0
 		for _, side := range []bool{true, false} {
-			rest, err := listFilters(h, ifindex, side)
-			if err != nil || len(rest) > 0 {
+			there, err := listFilters(h, ifindex, side)
+			if err != nil {
 				return err
 			}
+			filters += len(there)
 		}
-		if err := h.QdiscDel(clsact(ifindex)); err != nil && !gone(err) {
-			return fmt.Errorf("remove clsact from interface %d: %w", ifindex, sentinel(err))
+		if filters > 1 {
+			err = h.FilterDel(own)
+		} else { // in one request, or an empty qdisc would be left by whoever is killed between two
+			err = h.QdiscDel(clsact(ifindex))
+		}
+		if err != nil && !gone(err) {
+			return fmt.Errorf("detach %s from interface %d: %w", own.Name, ifindex, sentinel(err))
 		}
 		return nil
 	})
@@ -100,7 +108,7 @@ func DetachFilter(ifindex int, ingress bool) error {
 // FilterAttached returns the kernel's id of the program that AttachFilter
 // attached. A device that is not there has none.
 func FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		f, err := findFilter(h, ifindex, ingress)
 		if f != nil {
 			progID, ok = f.Id, true
@@ -111,7 +119,7 @@ func FilterAttached(ifindex int, ingress bool) (progID int, ok bool, err error) 
 }
 
 // findFilter returns nil if there is none.
-func findFilter(h *netlink.Handle, ifindex int, ingress bool) (*netlink.BpfFilter, error) {
+func findFilter(h *handle, ifindex int, ingress bool) (*netlink.BpfFilter, error) {
 	list, err := listFilters(h, ifindex, ingress)
 	for _, f := range list {
 		bpf, isBPF := f.(*netlink.BpfFilter)
@@ -122,7 +130,7 @@ func findFilter(h *netlink.Handle, ifindex int, ingress bool) (*netlink.BpfFilte
 	return nil, err
 }
 
-func listFilters(h *netlink.Handle, ifindex int, ingress bool) ([]netlink.Filter, error) {
+func listFilters(h *handle, ifindex int, ingress bool) ([]netlink.Filter, error) {
 	list, err := retryDump(func() ([]netlink.Filter, error) {
 		return h.FilterList(linkRef(ifindex), filterParent(ingress))
 	})

@@ -29,14 +29,14 @@ type Uplink struct {
 // gateway leaves by it: a virtual machine host's does, another container engine's
 // does not. It leads to that engine's containers, which are not outside.
 func DetectUplinks() (uplinks []Uplink, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		uplinks, err = detectUplinks(h)
 		return err
 	})
 	return uplinks, err
 }
 
-func detectUplinks(h *netlink.Handle) (uplinks []Uplink, err error) {
+func detectUplinks(h *handle) (uplinks []Uplink, err error) {
 	uplinks, _, err = detectDevices(h)
 	return uplinks, err
 }
@@ -45,14 +45,14 @@ func detectUplinks(h *netlink.Handle) (uplinks []Uplink, err error) {
 // because they lead to others on this host, such as another container engine's
 // containers, by index.
 func DetectSides() (sides []Uplink, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		_, sides, err = detectDevices(h)
 		return err
 	})
 	return sides, err
 }
 
-func detectDevices(h *netlink.Handle) (uplinks, sides []Uplink, err error) {
+func detectDevices(h *handle) (uplinks, sides []Uplink, err error) {
 	links, err := listLinks(h)
 	if err != nil {
 		return nil, nil, err
@@ -90,7 +90,7 @@ func detectDevices(h *netlink.Handle) (uplinks, sides []Uplink, err error) {
 
 // outwardDevices returns the devices that have a port of a kind that is not only for
 // containers and virtual machines, or that a route with a gateway leaves by.
-func outwardDevices(h *netlink.Handle, links []Link) (map[int]bool, error) {
+func outwardDevices(h *handle, links []Link) (map[int]bool, error) {
 	outward := map[int]bool{}
 	for _, l := range links {
 		if l.MasterIndex != 0 && l.Kind != "veth" && l.Kind != "tuntap" {
@@ -141,7 +141,7 @@ func newUplink(l Link, addrs []netlink.Addr) Uplink {
 //
 // Returns ErrNotFound, or ErrInvalid if it is loopback or ours.
 func UplinkByName(name string) (uplink Uplink, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		l, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("uplink %s: %w", name, sentinel(err))
@@ -166,7 +166,7 @@ func UplinkByName(name string) (uplink Uplink, err error) {
 // DefaultMTU returns the MTU, in bytes, of the device of the default route (IPv4
 // before IPv6, lowest metric), else the lowest of the uplinks, else 1500.
 func DefaultMTU() (mtu int, err error) {
-	err = withHandle(func(h *netlink.Handle) error {
+	err = withHandle(func(h *handle) error {
 		ifindex, err := defaultRouteDevice(h)
 		if err != nil {
 			return err
@@ -197,7 +197,7 @@ func DefaultMTU() (mtu int, err error) {
 }
 
 // defaultRouteDevice returns 0 if there is no default route with a device.
-func defaultRouteDevice(h *netlink.Handle) (ifindex int, err error) {
+func defaultRouteDevice(h *handle) (ifindex int, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := retryDump(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
 		if err != nil {

@@ -38,7 +38,7 @@ func addPair(t *testing.T, name string, mtu int) (ifindex int) {
 
 func mustAddAddr(t *testing.T, ifindex int, prefix string) {
 	t.Helper()
-	err := withHandle(func(h *netlink.Handle) error { return addAddr(h, ifindex, netip.MustParsePrefix(prefix)) })
+	err := withHandle(func(h *handle) error { return addAddr(h, ifindex, netip.MustParsePrefix(prefix)) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestPrivilegedUplinks(t *testing.T) {
 	if mtu, err := DefaultMTU(); err != nil || mtu != 1380 {
 		t.Errorf("no default route: MTU %d, %v", mtu, err)
 	}
-	err = withHandle(func(h *netlink.Handle) error { return addDefaultRoute(h, up, netip.MustParseAddr("192.0.2.1")) })
+	err = withHandle(func(h *handle) error { return addDefaultRoute(h, up, netip.MustParseAddr("192.0.2.1")) })
 	if err != nil {
 		t.Fatal(err)
 	}

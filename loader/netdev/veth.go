@@ -87,7 +87,7 @@ func (v Veth) check() error {
 }
 
 // createPair creates both ends, down, the host's one a port of the bridge.
-func (v Veth) createPair(host *netlink.Handle) (hostIfindex int, err error) {
+func (v Veth) createPair(host *handle) (hostIfindex int, err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = v.HostName
 	attrs.MTU = v.MTU
@@ -109,7 +109,7 @@ func (v Veth) createPair(host *netlink.Handle) (hostIfindex int, err error) {
 	return pair.Index, nil
 }
 
-func (v Veth) configure(host *netlink.Handle, hostIfindex int) error {
+func (v Veth) configure(host *handle, hostIfindex int) error {
 	if err := v.configureHost(host, hostIfindex); err != nil {
 		return fmt.Errorf("configure %s: %w", v.HostName, err)
 	}
@@ -122,7 +122,7 @@ func (v Veth) configure(host *netlink.Handle, hostIfindex int) error {
 			return fmt.Errorf("wait for %s: %w", v.HostName, err)
 		}
 	}
-	// Last, since they are on the bridge and would outlive the pair.
+	// Late, since they are on the bridge and would outlive the pair.
 	for i, p := range v.Addrs {
 		if err := putNeighbour(host, v.Bridge, p.Addr(), v.MAC); err != nil {
 			for _, done := range v.Addrs[:i] {
@@ -131,15 +131,19 @@ func (v Veth) configure(host *netlink.Handle, hostIfindex int) error {
 			return err
 		}
 	}
+	// Only now is it an endpoint's link: what has no alias was left unfinished.
+	if err := host.LinkSetAlias(linkRef(hostIfindex), v.Alias); err != nil {
+		for _, p := range v.Addrs {
+			_ = host.NeighDel(neighbour(v.Bridge, p.Addr()))
+		}
+		return fmt.Errorf("set alias of %s: %w", v.HostName, sentinel(err))
+	}
 	return nil
 }
 
 // configureHost makes the host's end a port of the bridge and sets it up.
-func (v Veth) configureHost(h *netlink.Handle, ifindex int) error {
+func (v Veth) configureHost(h *handle, ifindex int) error {
 	link := linkRef(ifindex)
-	if err := h.LinkSetAlias(link, v.Alias); err != nil {
-		return fmt.Errorf("set alias: %w", sentinel(err))
-	}
 	if _, err := setIPv6(v.HostName, v.IPv6); err != nil {
 		return err
 	}
@@ -200,7 +204,7 @@ func (v Veth) configureInside() error {
 // carrier. It does so in a work queue, and until then drops what is sent; asking
 // for the device's state makes recent kernels do it at once. A device that is
 // down is not waited for.
-func waitOperational(h *netlink.Handle, ifindex int) error {
+func waitOperational(h *handle, ifindex int) error {
 	const patience = 2 * time.Second
 	for wait := 100 * time.Microsecond; ; wait *= 2 {
 		l, err := h.LinkByIndex(ifindex)

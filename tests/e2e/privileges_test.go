@@ -104,6 +104,9 @@ func testLeast(t *testing.T, uid int) {
 		}
 		before := state()
 		for _, without := range p.caps {
+			if slices.Contains(p.caps, "CAP_SYS_ADMIN") && (without == "CAP_BPF" || without == "CAP_PERFMON") {
+				continue // are in it
+			}
 			r := run(slices.DeleteFunc(slices.Clone(p.caps), func(c string) bool { return c == without }), line)
 			if r.Code != 3 || !strings.Contains(r.Stderr, without+" is missing") || strings.Contains(r.Stderr, "goroutine") {
 				t.Errorf("without %s: %v", without, r)
@@ -118,6 +121,29 @@ func testLeast(t *testing.T, uid int) {
 		if p.command == "up" || p.command == "expose" {
 			checkModes(t, l, uid)
 		}
+	}
+}
+
+// TestPrivilegedMount: where no bpf file system is mounted, mounting one takes CAP_SYS_ADMIN, and nothing is left without.
+func TestPrivilegedMount(t *testing.T) {
+	l := netlab.New(t)
+	bpffs := filepath.Join(t.TempDir(), "pins")
+	up := []string{netlab.Binary(), "--state", l.Host.State, "--bpffs", bpffs, "--cgroup", l.Host.Cgroup, "up", "--uplink", netlab.UplinkLink}
+	r := l.Host.Try(t, nil, append(withCaps(0, allCaps[:3]), up...)...)
+	if r.Code != 3 || !strings.Contains(r.Stderr, "CAP_SYS_ADMIN is missing") {
+		t.Errorf("%v", r)
+	}
+	for _, path := range []string{bpffs, l.Host.State} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+	r = l.Host.Try(t, nil, append(withCaps(0, allCaps), up...)...)
+	if r.Code != 0 {
+		t.Errorf("%v", r)
+	}
+	if r := l.Host.TryEbnet(t, "--bpffs", bpffs, "down", "--purge"); r.Code != 0 {
+		t.Error(r)
 	}
 }
 
@@ -144,7 +170,7 @@ func openLab(t *testing.T, l *netlab.Lab, uid int) (bin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bpffs := filepath.Join(dir, "bpf")
+	bpffs, wasState, wasBPFFS := filepath.Join(dir, "bpf"), l.Host.State, l.Host.BPFFS
 	bin, l.Host.State, l.Host.BPFFS = filepath.Join(dir, "ebnet"), filepath.Join(dir, "state"), filepath.Join(bpffs, "ebnet")
 	content, err := os.ReadFile(netlab.Binary())
 	if err := errors.Join(err, os.Chmod(dir, 0o755), os.WriteFile(bin, content, 0o755), os.Mkdir(l.Host.State, 0o700), os.Mkdir(bpffs, 0o755),
@@ -162,10 +188,7 @@ func openLab(t *testing.T, l *netlab.Lab, uid int) (bin string) {
 		if err := errors.Join(unix.Unmount(bpffs, 0), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
-		l.Host.State, l.Host.BPFFS = filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "bpf", "ebnet")
-		if err := os.Mkdir(filepath.Dir(l.Host.BPFFS), 0o700); err != nil {
-			t.Error(err)
-		}
+		l.Host.State, l.Host.BPFFS = wasState, wasBPFFS
 	})
 	return bin
 }

@@ -395,8 +395,8 @@ func TestPrivilegedUpgradeKilled(t *testing.T) {
 				}
 			})
 			t.Logf("%d of %d were killed, within %v", killed, kills, limit)
-			if killed < kills/4 {
-				t.Errorf("only %d of %d were killed", killed, kills)
+			if killed == 0 {
+				t.Error("none was killed in time")
 			}
 			k.check(t)
 			wantHealthy(t, s.Host)

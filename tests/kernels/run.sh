@@ -25,7 +25,7 @@ suites=(bookworm bookworm-backports bullseye)
 datapath=(VerifierBudget LoadAgain ProgramOrder Spoofing Masquerade SourcePortCollision Expiry Confirmation
 	EndpointRemoval PublishedTCP PublishedOnAnyAddressIsLocal Unpublish Hairpin ErrorAboutMasqueraded
 	ErrorAboutNothing ErrorByEndpoint ErrorByHost Fragments HostSocketConflict Timeouts
-	DropsOfEndpoints FlowEvents EventRate ListenerDies)
+	DropsOfEndpoints FlowEvents ListenerDies)
 e2e=(Outbound Publish FromHost Bind DownUp Monitor)
 # Megabytes by way of an emulated processor take minutes, and the slow path is seen enough in
 # the others.

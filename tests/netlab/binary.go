@@ -46,14 +46,30 @@ func Main(m *testing.M) int {
 		return m.Run()
 	}
 	underTest = filepath.Join(dir, "ebnet")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", underTest, "github.com/ebnet/ebnet/cmd/ebnet")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
+	if err := build(underTest, ""); err != nil {
 		fmt.Fprintln(os.Stderr, "netlab: build ebnet:", err)
 		return 1
 	}
 	return m.Run()
+}
+
+func build(path, tags string) error {
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-tags", tags, "-o", path, "github.com/ebnet/ebnet/cmd/ebnet")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd.Run()
+}
+
+// FailpointBinary builds the ebnet that obeys EBNET_FAILPOINT, see package failpoint, and
+// returns its path. It goes with the test.
+func FailpointBinary(tb testing.TB) string {
+	tb.Helper()
+	need(tb)
+	path := filepath.Join(tb.TempDir(), "ebnet")
+	if err := build(path, "failpoint"); err != nil {
+		tb.Fatalf("build ebnet with fail-points: %v", err)
+	}
+	return path
 }
 
 // Binary is the path of the ebnet under test.

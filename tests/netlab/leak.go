@@ -89,7 +89,7 @@ func identify(tb testing.TB, path string) []object {
 }
 
 // Pins lists the files in the host's bpf file system, but for the listings that
-// the kernel itself puts into its root.
+// the kernel itself puts into the root of one.
 func (h *Host) Pins(tb testing.TB) []string {
 	tb.Helper()
 	var pins []string

@@ -128,6 +128,7 @@ type ConnectRequest struct {
 	From           []netip.Prefix // sources that may use Ports; none: all
 	Labels         map[string]string
 	NoDefaultRoute bool
+	Transient      bool // Up removes it once its namespace is gone
 }
 
 // The states of an endpoint.

@@ -269,10 +269,11 @@ func (x *examination) pressure() error {
 	mends := map[string][2]string{
 		"flows": {"established conversations of more clients become new ones, which a flood can push out",
 			fmt.Sprintf("ebnet down && ebnet up --max-flows %d (this cuts connections), or shorter timeouts by ebnet up --timeout", 2*x.dp.Config().MaxFlows)},
-		"endpoints": {"connecting more endpoints will fail", "ebnet disconnect those that are not needed"},
-		"services":  {"publishing more ports will fail", "ebnet unexpose those that are not needed"},
-		"sources":   {"publishing more ports with --from will fail", "use fewer or wider sources"},
-		"uplinks":   {"hooking more uplinks and bridges of others will fail", "name those that are needed by ebnet up --uplink"},
+		"drop_counts": {"dropped packets of more endpoints and devices are not counted", "ebnet down && ebnet up (this cuts connections), which counts anew"},
+		"endpoints":   {"connecting more endpoints will fail", "ebnet disconnect those that are not needed"},
+		"services":    {"publishing more ports will fail", "ebnet unexpose those that are not needed"},
+		"sources":     {"publishing more ports with --from will fail", "use fewer or wider sources"},
+		"uplinks":     {"hooking more uplinks and bridges of others will fail", "name those that are needed by ebnet up --uplink"},
 	}
 	for _, m := range use {
 		mend, refuses := mends[m.Name]
@@ -329,15 +330,27 @@ func (x *examination) incomplete() error {
 // leftovers looks for what is ours and that nothing recorded has.
 func (x *examination) leftovers() error {
 	recorded := map[string]bool{}
+	var left leftovers
 	for _, n := range x.nets {
 		recorded[bridgeAlias(n.Name)] = true
+		if n.Status != applied {
+			left.networks = append(left.networks, n)
+		}
 	}
 	for _, e := range x.ends {
 		recorded[e.alias()] = true
+		if e.Status != applied {
+			left.endpoints = append(left.endpoints, e)
+		}
 	}
 	for _, l := range x.links {
-		if l.Ours() && !recorded[l.Alias] {
+		switch {
+		case l.Ours() && !recorded[l.Alias]:
 			x.find(fmt.Sprintf("device %s (%s)", l.Name, l.Alias), "no network or endpoint of that name is recorded", ebnetUp+" (removes it)")
+		case unfinished(l, &left):
+			x.find("device "+l.Name, "the command that made it was killed before it was done", ebnetUp+" (removes it)")
+		case l.Ours() && l.Doomed:
+			x.find("device "+l.Name, "the `ebnet down` that was to remove it was killed", ebnetUp+" (keeps it), or ebnet down")
 		}
 	}
 	others, err := x.h.k.OtherLayouts(x.h.o.BPFFS)

@@ -149,6 +149,10 @@ func (x *examination) endpoints() error {
 func (x *examination) unlinked(e *endpointRecord) {
 	what := quoted("endpoint", e.Name)
 	ns, err := x.h.k.OpenNS(e.NSPath)
+	if err != nil && e.Transient {
+		x.find(what, "the `ebnet run` that made it was killed, and what ran in it has ended", ebnetUp+" (removes it)")
+		return
+	}
 	if err != nil {
 		x.find(what, fmt.Sprintf("its network namespace %s is gone; its address and its ports stay taken", e.NSPath), "ebnet disconnect "+e.Name)
 		return

@@ -149,7 +149,7 @@ func (h *Host) planEndpoint(t *tx, r ConnectRequest, n *networkRecord, ns *netde
 	}
 	e := &endpointRecord{
 		Name: r.Name, Network: n.Name, IfName: r.IfName, NetNS: r.NetNS,
-		NSPath: ns.Path, NoDefaultRoute: r.NoDefaultRoute, Labels: r.Labels, Status: pending,
+		NSPath: ns.Path, NoDefaultRoute: r.NoDefaultRoute, Transient: r.Transient, Labels: r.Labels, Status: pending,
 	}
 	if err := h.identify(e, ns); err != nil {
 		return nil, err
@@ -242,8 +242,18 @@ func (h *Host) vethStep(n *networkRecord, e *endpointRecord, ns *netdev.NS) step
 	return step{
 		text: fmt.Sprintf("configure the link: %s in %s, %s on bridge %s", e.IfName, e.NetNS, e.HostIfName, n.Bridge),
 		do:   func() error { return h.createVeth(n, e, ns) },
-		undo: func() error { return h.deleteLink(e.Ifindex) },
+		undo: func() error { return errors.Join(h.deleteLink(e.Ifindex), h.forgetNeighbour(n, e)) },
 	}
+}
+
+// forgetNeighbour removes the endpoint from the neighbours of its bridge, where its link
+// has put it for good.
+func (h *Host) forgetNeighbour(n *networkRecord, e *endpointRecord) error {
+	bridge, ours, err := h.ownLink(n.Bridge, bridgeAlias(n.Name))
+	if err != nil || !ours {
+		return err
+	}
+	return h.k.DeleteNeighbour(bridge.Index, e.IP)
 }
 
 func (h *Host) createVeth(n *networkRecord, e *endpointRecord, ns *netdev.NS) error {
@@ -300,10 +310,11 @@ func (h *Host) Disconnect(name string) error {
 		if err != nil {
 			return nil, err
 		}
-		steps, err := h.disconnectSteps(t, dp, n, e)
+		restore, steps, err := h.disconnectSteps(t, dp, n, e)
 		if err != nil {
 			return nil, err
 		}
+		steps = append([]step{restore}, steps...)
 		if dp != nil {
 			steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
 		}
@@ -316,40 +327,52 @@ func (h *Host) Disconnect(name string) error {
 }
 
 // disconnectSteps mark the endpoint as being removed and return the steps that
-// take it out of the kernel.
-func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord) ([]step, error) {
+// take it out of the kernel, and the one that is to stand before the first step
+// of the verb: it brings the record back.
+func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord) (restore step, steps []step, err error) {
 	h.say("remove endpoint %q", e.Name)
 	ports, err := t.portsOf(e.Name)
 	if err != nil {
-		return nil, err
+		return step{}, nil, err
 	}
 	was := e.Status
 	e.Status = removing
 	if err := t.putEndpoint(e); err != nil {
-		return nil, err
+		return step{}, nil, err
 	}
-	steps := []step{{undo: func() error {
+	restore = step{undo: func() error {
 		e.Status = was
 		return h.state.change(true, func(t *tx) error { return t.putEndpoint(e) })
-	}}}
+	}}
 	if dp == nil {
-		return steps, nil
+		return restore, nil, nil
 	}
 	if len(ports) > 0 {
 		steps = append(steps, h.unpublishStep(dp, n, e, ports))
 	}
-	return append(steps, h.unlinkSteps(dp, n, e)...), nil
+	return restore, append(steps, h.unlinkSteps(dp, n, e)...), nil
 }
 
 // unlinkSteps take back what endpointSteps and vethStep did. A device can only
 // be brought back as a new one, with another index.
 func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []step {
-	var there bool
+	var known, there bool
 	index := e.Ifindex
 	return []step{{
 		text: "end its flows",
-		do:   func() error { return dp.DeleteEndpoint(e.datapath(n.ID)) },
-		undo: func() error { return dp.PutEndpoint(e.datapath(n.ID)) },
+		do: func() (err error) {
+			if known, err = dp.HasEndpoint(e.datapath(n.ID)); err != nil {
+				return err
+			}
+			return dp.DeleteEndpoint(e.datapath(n.ID))
+		},
+		undo: func() error {
+			if !known {
+				return nil
+			}
+			return dp.PutEndpoint(e.datapath(n.ID))
+		},
+		partial: true,
 	}, {
 		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),
 		do: func() error {
@@ -367,6 +390,11 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			if !there {
 				return nil
 			}
+			if dp.TCX() { // what is pinned for the old device
+				if err := h.detach(dp, loader.FromContainer, index); err != nil {
+					return err
+				}
+			}
 			if err := h.reconnect(n, e); err != nil {
 				return err
 			}
@@ -381,7 +409,7 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			}
 			return h.detach(dp, loader.FromContainer, index)
 		},
-	}, {do: func() error {
+	}, {do: func() error { return h.forgetNeighbour(n, e) }}, {do: func() error {
 		gone := e.datapath(n.ID)
 		gone.Ifindex = index
 		_ = dp.ForgetEndpointDrops(gone) // a counter more is no harm

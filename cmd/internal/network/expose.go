@@ -184,10 +184,22 @@ func (h *Host) unpublish(dp datapath, n *networkRecord, e *endpointRecord, ports
 
 // unpublishStep is unpublish as a step.
 func (h *Host) unpublishStep(dp datapath, n *networkRecord, e *endpointRecord, ports []*portRecord) step {
+	var known bool // what is gone has no open ports
 	return step{
 		text: "unmap its ports: " + portList(ports, e),
-		do:   func() error { return h.unpublish(dp, n, e, ports) },
-		undo: func() error { return dp.Publish(publications(n, e, ports)...) },
+		do: func() (err error) {
+			if known, err = dp.HasEndpoint(e.datapath(n.ID)); err != nil {
+				return err
+			}
+			return h.unpublish(dp, n, e, ports)
+		},
+		undo: func() error {
+			if !known {
+				return nil
+			}
+			return dp.Publish(publications(n, e, ports)...)
+		},
+		partial: true,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -232,6 +233,12 @@ func (f *fake) DeleteLinks(ifindexes ...int) error {
 	return nil
 }
 
+func (f *fake) DeleteUnfinished(ifindex int) error { return f.DeleteLink(ifindex) }
+
+func (f *fake) SpareLink(ifindex int) error { return f.change() }
+
+func (f *fake) DeleteNeighbour(int, ...netip.Addr) error { return nil }
+
 func (f *fake) LinkByName(name string) (netdev.Link, error) {
 	if l := f.links[name]; l != nil {
 		return *l, nil
@@ -437,6 +444,11 @@ func (d *fakeDatapath) DeleteEndpoint(e loader.Endpoint) error {
 	}
 	delete(d.endpoints, e.Slot)
 	return nil
+}
+
+func (d *fakeDatapath) HasEndpoint(e loader.Endpoint) (bool, error) {
+	_, ok := d.endpoints[e.Slot]
+	return ok, nil
 }
 
 func (d *fakeDatapath) Endpoints() ([]loader.Endpoint, error) {
@@ -682,6 +694,8 @@ func (f *fake) dump() []string {
 	return out
 }
 
+var ifindex = regexp.MustCompile(`"ifindex":\d+,`)
+
 // dumpState shows all records, but not where the next search for a number or an
 // address starts, and not the indices of devices.
 func dumpState(t *testing.T, h *Host) []string {
@@ -696,9 +710,7 @@ func dumpState(t *testing.T, h *Host) []string {
 			if v == nil {
 				return walk(fmt.Sprintf("%s/%q", path, k), b.Bucket(k))
 			}
-			if i := bytes.Index(v, []byte(`"ifindex":`)); i >= 0 {
-				v = v[:i]
-			}
+			v = ifindex.ReplaceAll(v, nil)
 			out = append(out, fmt.Sprintf("%s/%q = %q", path, k, v))
 			return nil
 		})

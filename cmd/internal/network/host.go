@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 	"github.com/ebnet/ebnet/loader/netdev"
 )
 
@@ -66,8 +67,8 @@ func (h *Host) Close() error {
 		if h.state.unnamed && h.verb && sameFile(h.lock, h.lock.Name()) {
 			// The lock protects nothing; who waits for it sees that the file is
 			// gone and begins anew.
-			_ = os.Remove(h.lock.Name())
-			_ = os.Remove(h.o.StateDir) // if empty
+			_ = failpoint.Do("remove", h.lock.Name(), func() error { return os.Remove(h.lock.Name()) })
+			_ = failpoint.Do("remove directory", "state", func() error { return os.Remove(h.o.StateDir) }) // if empty
 		}
 		h.state = nil
 	}

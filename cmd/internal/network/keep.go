@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // The files beside the state, all in its directory and replaced as a whole.
@@ -69,11 +71,14 @@ func renewIn(dir, name string, write func(*os.File) error) error {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	if err := failpoint.Reach("create", fresh); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(fresh, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	err = write(f)
+	err = failpoint.Do("write", fresh, func() error { return write(f) })
 	if err == nil {
 		err = f.Sync()
 	}
@@ -81,7 +86,7 @@ func renewIn(dir, name string, write func(*os.File) error) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(fresh, path)
+		err = failpoint.Do("rename", fresh, func() error { return os.Rename(fresh, path) })
 	}
 	if err != nil {
 		_ = os.Remove(fresh)
@@ -190,7 +195,7 @@ func (s *state) makeRoom() error {
 	}
 	want, st := roomFor(used), info.Sys().(*syscall.Stat_t)
 	if info.Size() < want || st.Blocks*512 < want {
-		if err := extend(f, used, want); err != nil {
+		if err := failpoint.Do("make room", "", func() error { return extend(f, used, want) }); err != nil {
 			_ = f.Truncate(info.Size())
 			return s.fault(err)
 		}
@@ -269,7 +274,7 @@ func (s *state) restore(good *os.File, size int64) (aside string, err error) {
 				break
 			}
 		}
-		if err := os.Rename(s.path(), aside); err != nil {
+		if err := failpoint.Do("rename", s.path(), func() error { return os.Rename(s.path(), aside) }); err != nil {
 			return "", s.fault(err)
 		}
 	}

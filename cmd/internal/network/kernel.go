@@ -33,6 +33,7 @@ type datapath interface {
 	Networks() ([]uint32, error)
 	PutEndpoint(e loader.Endpoint) error
 	DeleteEndpoint(e loader.Endpoint) error
+	HasEndpoint(e loader.Endpoint) (bool, error)
 	Endpoints() ([]loader.Endpoint, error)
 	Publish(ps ...loader.Publication) error
 	Unpublish(ps ...loader.Publication) error
@@ -88,6 +89,9 @@ type kernel interface {
 	CreateVeth(v netdev.Veth) (ifindex int, err error)
 	DeleteLink(ifindex int) error
 	DeleteLinks(ifindexes ...int) error
+	DeleteUnfinished(ifindex int) error
+	SpareLink(ifindex int) error
+	DeleteNeighbour(ifindex int, addrs ...netip.Addr) error
 	LinkByName(name string) (netdev.Link, error)
 	Links() ([]netdev.Link, error)
 
@@ -162,6 +166,8 @@ func (linux) EnsureBridge(b netdev.Bridge) (int, bool, error)       { return net
 func (linux) CreateVeth(v netdev.Veth) (int, error)                 { return netdev.CreateVeth(v) }
 func (linux) DeleteLink(ifindex int) error                          { return netdev.DeleteLink(ifindex) }
 func (linux) DeleteLinks(ifindexes ...int) error                    { return netdev.DeleteLinks(ifindexes...) }
+func (linux) DeleteUnfinished(ifindex int) error                    { return netdev.DeleteUnfinished(ifindex) }
+func (linux) SpareLink(ifindex int) error                           { return netdev.SpareLink(ifindex) }
 func (linux) LinkByName(name string) (netdev.Link, error)           { return netdev.LinkByName(name) }
 func (linux) Links() ([]netdev.Link, error)                         { return netdev.Links() }
 func (linux) CurrentNS() (*netdev.NS, error)                        { return netdev.CurrentNS() }
@@ -181,6 +187,9 @@ func (linux) Sysctl(path string) (string, error)                    { return net
 func (linux) DetectSides() ([]netdev.Uplink, error)                 { return netdev.DetectSides() }
 func (linux) SetLocalReservedPorts(ports []netdev.PortRange) error {
 	return netdev.SetLocalReservedPorts(ports)
+}
+func (linux) DeleteNeighbour(ifindex int, addrs ...netip.Addr) error {
+	return netdev.DeleteNeighbour(ifindex, addrs...)
 }
 
 // OpenNS opens what no other user can have turned elsewhere.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // lockWait is how long a command waits for others before it gives up.
@@ -69,6 +71,9 @@ func openLock(path string, create bool) (*os.File, error) {
 	how := os.O_RDONLY
 	if create {
 		how = os.O_RDWR | os.O_CREATE
+		if err := failpoint.Reach("create", path); err != nil {
+			return nil, fileError("state "+path, err)
+		}
 	}
 	f, err := os.OpenFile(path, how|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	switch {
@@ -106,7 +111,7 @@ func makeDir(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
-	return fileError("state "+dir, os.MkdirAll(dir, 0o700))
+	return fileError("state "+dir, failpoint.Do("make directory", "state", func() error { return os.MkdirAll(dir, 0o700) }))
 }
 
 // checkDir refuses a directory in which others than root and this user can put files: links to what ebnet
@@ -186,7 +191,7 @@ func sameFile(f *os.File, path string) bool {
 // signLock is for people; that it fails harms nothing.
 func signLock(f *os.File) {
 	text := fmt.Sprintf("%d %s\n", os.Getpid(), strings.Join(os.Args, " "))
-	if f.Truncate(0) == nil {
+	if failpoint.Reach("sign", f.Name()) == nil && f.Truncate(0) == nil {
 		_, _ = f.WriteAt([]byte(text), 0)
 	}
 }

@@ -480,29 +480,29 @@ func (h *Host) RemoveNetwork(name string, force bool) error {
 
 // removalSteps remove the endpoints, then the network.
 func (h *Host) removalSteps(t *tx, dp datapath, n *networkRecord, members []string) ([]step, error) {
-	var steps []step
+	var restores, steps []step
 	var gone []*endpointRecord
 	for _, name := range members {
 		e, err := t.endpoint(name)
 		if err != nil {
 			return nil, err
 		}
-		more, err := h.disconnectSteps(t, dp, n, e)
+		restore, more, err := h.disconnectSteps(t, dp, n, e)
 		if err != nil {
 			return nil, err
 		}
-		gone, steps = append(gone, e), append(steps, more...)
+		gone, restores, steps = append(gone, e), append(restores, restore), append(steps, more...)
 	}
 	was := n.Status
 	n.Status = removing
 	if err := t.putNetwork(n); err != nil {
 		return nil, err
 	}
-	restore := step{undo: func() error {
+	restores = append(restores, step{undo: func() error {
 		n.Status = was
 		return h.state.change(true, func(t *tx) error { return t.putNetwork(n) })
-	}}
-	steps = append([]step{restore}, steps...)
+	}})
+	steps = append(restores, steps...)
 	if dp != nil {
 		steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
 		steps = append(steps, h.withAddrs(dp, h.unbridgeSteps(dp, n)...)...)
@@ -537,6 +537,7 @@ func (h *Host) unbridgeSteps(dp datapath, n *networkRecord) []step {
 				_, err := h.attach(dp, hook, bridge.Index)
 				return err
 			},
+			partial: true,
 		}
 	}
 	return []step{
@@ -548,6 +549,8 @@ func (h *Host) unbridgeSteps(dp datapath, n *networkRecord) []step {
 			text: "remove the network",
 			do:   func() error { return dp.DeleteNetwork(n.datapath(bridge.Index)) },
 			undo: func() error { return dp.PutNetwork(n.datapath(bridge.Index)) },
+
+			partial: true,
 		},
 		unhook(loader.FromBridge),
 		unhook(loader.ToBridge),

@@ -8,15 +8,18 @@ import (
 
 	"github.com/ebnet/ebnet/ipam"
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 	"github.com/ebnet/ebnet/loader/netdev"
 )
 
 // step is one change of the kernel or the state. do and undo may be nil; undo
-// takes back exactly what do has done, and is not called if do failed.
+// takes back exactly what do has done, and is not called if do failed, unless the
+// step is partial.
 type step struct {
-	text string // for people; "" for what is part of the step before
-	do   func() error
-	undo func() error
+	text    string // for people; "" for what is part of the step before
+	do      func() error
+	undo    func() error
+	partial bool // do may have done a part when it fails, and undo takes that back
 }
 
 // apply carries the steps out or, for a dry run, only shows them. If one fails,
@@ -39,7 +42,10 @@ func (w *work) do(steps ...step) error {
 			continue
 		}
 		if s.do != nil {
-			if err := s.do(); err != nil {
+			if err := failpoint.Do("step", s.text, s.do); err != nil {
+				if s.partial {
+					w.done = append(w.done, s)
+				}
 				return w.undo(explain(err))
 			}
 		}
@@ -55,7 +61,7 @@ func (w *work) undo(cause *Error) *Error {
 		if s.undo == nil {
 			continue
 		}
-		if err := s.undo(); err != nil {
+		if err := failpoint.Do("undo", s.text, s.undo); err != nil {
 			left = append(left, err.Error())
 		}
 	}

@@ -77,6 +77,7 @@ type endpointRecord struct {
 	NSCookie       uint64            `json:"ns_cookie,omitempty"` // 0: by a version that did not record it
 	Boot           string            `json:"boot,omitempty"`      // in which these three were so
 	NoDefaultRoute bool              `json:"no_default_route,omitempty"`
+	Transient      bool              `json:"transient,omitempty"` // ends with its namespace
 	Labels         map[string]string `json:"labels,omitempty"`
 	Status         status            `json:"status,omitempty"`
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ebnet/ebnet/ipam"
 	"github.com/ebnet/ebnet/loader"
+	"github.com/ebnet/ebnet/loader/failpoint"
 )
 
 // stateFile is the name of the state below Options.StateDir.
@@ -255,7 +256,7 @@ func (s *state) remove() error {
 	_ = s.db.Close()
 	s.changed = false
 	for _, path := range append(s.copies(), s.path()) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := failpoint.Do("remove", path, func() error { return os.Remove(path) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return s.fault(err)
 		}
 	}
@@ -298,7 +299,7 @@ func (s *state) change(commit bool, fn func(*tx) error) error {
 		if s.committing != nil {
 			return s.committing()
 		}
-		return nil
+		return failpoint.Reach("commit", "")
 	})
 	switch {
 	case errors.Is(err, errUnchanged):

@@ -1,6 +1,8 @@
 package network
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -34,7 +36,17 @@ func (u *bringUp) tidyPorts() error {
 	return u.h.unpublish(u.h.dp, &networkRecord{}, &endpointRecord{}, u.left.ports)
 }
 
+// tidyEndpoints also ends the flows of endpoints that are gone from the tables already: what
+// removed them may have been killed before that.
 func (u *bringUp) tidyEndpoints() error {
+	for _, e := range u.left.endpoints {
+		u.changed()
+		gone := e.datapath(0)
+		gone.Ifindex = 0 // the index may be another's by now
+		if err := u.h.dp.DeleteEndpoint(gone); err != nil {
+			return err
+		}
+	}
 	have, err := u.h.dp.Endpoints()
 	if err != nil {
 		return err
@@ -56,21 +68,22 @@ func (u *bringUp) tidyEndpoints() error {
 }
 
 func (u *bringUp) tidyNetworks() error {
+	for _, n := range u.left.networks {
+		u.changed()
+		if err := u.h.dp.DeleteNetwork(n.datapath(0)); err != nil {
+			return err
+		}
+	}
 	have, err := u.h.dp.Networks()
 	if err != nil {
 		return err
 	}
 	for _, id := range have {
-		same := func(n *networkRecord) bool { return n.ID == id }
-		if slices.ContainsFunc(u.networks, same) {
+		if slices.ContainsFunc(u.networks, func(n *networkRecord) bool { return n.ID == id }) {
 			continue
 		}
-		gone := loader.Network{ID: id}
-		if i := slices.IndexFunc(u.left.networks, same); i >= 0 {
-			gone.Subnets = u.left.networks[i].Subnets
-		}
 		u.changed()
-		if err := u.h.dp.DeleteNetwork(gone); err != nil {
+		if err := u.h.dp.DeleteNetwork(loader.Network{ID: id}); err != nil {
 			return err
 		}
 	}
@@ -91,19 +104,48 @@ func (u *bringUp) tidyLinks() error {
 	for _, e := range u.endpoints {
 		wanted[e.alias()] = e.HostIfName
 	}
-	begun := map[string]bool{}
-	for _, e := range u.left.endpoints {
-		begun[e.HostIfName] = true
-	}
 	renamed := renamedVeths(links, wanted)
 	for _, l := range links {
-		stranger := l.Ours() && wanted[l.Alias] != l.Name && !renamed[l.Index]
-		nameless := l.Kind == "veth" && l.Alias == "" && begun[l.Name]
-		if !stranger && !nameless {
+		var err error
+		switch {
+		case l.Ours() && wanted[l.Alias] != l.Name && !renamed[l.Index]:
+			err = u.h.deleteLink(l.Index)
+		case unfinished(l, &u.left):
+			err = u.h.k.DeleteUnfinished(l.Index)
+		case l.Ours() && l.Doomed:
+			err = u.h.k.SpareLink(l.Index)
+		default:
 			continue
 		}
-		u.changed()
-		if err := u.h.deleteLink(l.Index); err != nil {
+		if u.changed(); err != nil && !errors.Is(err, netdev.ErrNotFound) {
+			return err
+		}
+	}
+	return u.tidyNeighbours()
+}
+
+// unfinished reports whether a command was killed while it made the device. Those of what is
+// recorded are finished instead.
+func unfinished(l netdev.Link, left *leftovers) bool {
+	if l.Alias != "" {
+		return false
+	}
+	switch l.Kind {
+	case "veth":
+		return slices.ContainsFunc(left.endpoints, func(e *endpointRecord) bool { return e.HostIfName == l.Name })
+	case "bridge":
+		return slices.ContainsFunc(left.networks, func(n *networkRecord) bool { return n.Bridge == l.Name && bytes.Equal(n.bridgeMAC(), l.MAC) })
+	}
+	return false
+}
+
+func (u *bringUp) tidyNeighbours() error {
+	for _, e := range u.left.endpoints {
+		i := slices.IndexFunc(u.networks, func(n *networkRecord) bool { return n.Name == e.Network })
+		if i < 0 {
+			continue // gone with the bridge
+		}
+		if err := u.h.forgetNeighbour(u.networks[i], e); err != nil {
 			return err
 		}
 	}

@@ -121,6 +121,7 @@ type bringUp struct {
 	links   map[string]netdev.Link     // ours, by alias
 	lost    map[string]bool            // endpoints that have half a pair
 	gone    map[string]bool            // endpoints without a namespace
+	ended   map[string]bool            // transient ones of them
 	moved   map[string]bool            // endpoints whose record has to be written
 	report  UpReport
 }
@@ -370,7 +371,7 @@ func (u *bringUp) read(t *tx) error {
 
 // apply makes the kernel what was read.
 func (u *bringUp) apply(w *work) error {
-	u.bridges, u.lost, u.gone, u.moved = map[string]*int{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
+	u.bridges, u.lost, u.gone, u.ended, u.moved = map[string]*int{}, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	if err := w.do(step{undo: u.forget}, u.loadStep()); err != nil {
 		return err
 	}
@@ -713,6 +714,9 @@ func (u *bringUp) relink(n *networkRecord, e *endpointRecord) (created, gone boo
 	}
 	err = u.h.reconnect(n, e)
 	switch {
+	case errors.Is(err, netdev.ErrNotFound) && e.Transient:
+		u.ended[e.Name] = true
+		return false, true, nil
 	case errors.Is(err, netdev.ErrNotFound):
 		u.report.Gone = append(u.report.Gone, e.Name)
 		return false, true, nil
@@ -750,12 +754,22 @@ func (u *bringUp) inDatapath(slot uint32) (loader.Endpoint, error) {
 	return u.have[slot], nil
 }
 
-// setAside takes an endpoint that is gone out of the datapath; it stays recorded.
+// setAside takes an endpoint that is gone out of the datapath; it stays recorded, unless
+// it ends with its namespace.
 func (u *bringUp) setAside(n *networkRecord, e *endpointRecord) error {
 	if err := u.h.unpublish(u.h.dp, n, e, u.ports[e.Name]); err != nil {
 		return err
 	}
+	if err := u.h.forgetNeighbour(n, e); err != nil {
+		return err
+	}
 	u.gone[e.Name] = true
+	if u.ended[e.Name] {
+		u.changed()
+		u.left.ports = append(u.left.ports, u.ports[e.Name]...)
+		u.left.endpoints = append(u.left.endpoints, e)
+		u.endpoints = slices.DeleteFunc(u.endpoints, func(o *endpointRecord) bool { return o == e })
+	}
 	delete(u.ports, e.Name)
 	have, err := u.inDatapath(e.Slot)
 	if err != nil || have.Slot == 0 {
