@@ -38,10 +38,15 @@ var explained = map[string]map[string]cause{
 		"source-not-allowed": {why: "it tries published ports that are open to others only (--from)"},
 	},
 	atWalk: {
-		"unpublished":    {why: "they answer datagrams whose port has been closed meanwhile"},
-		"no-flow":        {why: "their connections go on for a moment when the port has been closed"},
-		"internal":       {why: "they ask their way out of internal networks too"},
-		"unknown-device": {why: "they send while they are removed", rare: true},
+		"unpublished":     {why: "they answer datagrams whose port has been closed meanwhile"},
+		"spoofed-address": {why: "those with two links answer by the one with the default route what came by the other"},
+		"other-network":   {why: "they answer an endpoint of another network when the port has been closed, or by another of their links"},
+		"no-flow":         {why: "their connections go on for a moment when the port has been closed"},
+		"internal":        {why: "they ask their way out of internal networks too"},
+		"unknown-device":  {why: "they send while they are removed", rare: true},
+	},
+	atBridge: {
+		"forwarded": {why: "an endpoint answers by a link whose program is not attached yet: the guard of the other network", rare: true},
 	},
 	atUplink: {
 		"source-not-allowed": {why: "published ports are tried that are open to others only (--from)"},

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // group is a memory cgroup that this process and all that it starts are in, so that what
@@ -31,6 +33,7 @@ func enterGroup(tb testing.TB) *group {
 	if usage == "memory.stat" { // version 2: inner groups have no processes
 		parent = "/sys/fs/cgroup"
 	}
+	sweepGroups(parent)
 	dir := filepath.Join(parent, fmt.Sprintf("ebl%d-soak", os.Getpid()))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		tb.Logf("no memory cgroup: %v", err)
@@ -69,6 +72,17 @@ func enterGroup(tb testing.TB) *group {
 		return bytes >> 10, err
 	}
 	return g
+}
+
+// sweepGroups removes those of runs that were killed.
+func sweepGroups(parent string) {
+	dirs, _ := filepath.Glob(filepath.Join(parent, "ebl*-soak"))
+	for _, dir := range dirs {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(dir), "ebl%d-soak", &pid); err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			_ = os.Remove(dir) // it is not if it is in use after all
+		}
+	}
 }
 
 // memoryGroup is the directory of the memory cgroup that this process is in, and the file

@@ -227,12 +227,14 @@ func (t *traffic) answerUDP(pc *net.UDPConn, space string) {
 
 func (t *traffic) answerTCP(ln *net.TCPListener, space string) {
 	for {
-		c, err := ln.Accept()
+		c, err := ln.AcceptTCP()
 		if err != nil {
 			return
 		}
 		t.wg.Go(func() {
 			defer c.Close()
+			// A socket that waits for its peer would keep the namespace for minutes.
+			_ = c.SetLinger(0)
 			_ = c.SetDeadline(time.Now().Add(time.Second))
 			b := make([]byte, 512)
 			n, err := c.Read(b)
@@ -240,6 +242,7 @@ func (t *traffic) answerTCP(ln *net.TCPListener, space string) {
 			if err == nil && json.Unmarshal(b[:n], &q) == nil {
 				t.history.arrived(q.arrival(space))
 				_, _ = io.WriteString(c, space)
+				_, _ = c.Read(b) // until the client has closed
 			}
 		})
 	}

@@ -210,8 +210,12 @@ func (e *Endpoint) learn(s shownEndpoint, m *Model, lab *netlab.Lab) error {
 func (e *Endpoint) learnPorts(shown []shownPort) error {
 	left := slices.Clone(e.Ports)
 	e.Ports = nil
+	found := make([]bool, len(shown))
 	for _, known := range []bool{true, false} {
-		for _, s := range shown {
+		for at, s := range shown {
+			if found[at] {
+				continue
+			}
 			p := s.port()
 			if known && p.HostPort == 0 {
 				return fmt.Errorf("a port without a host port is shown: %+v", s)
@@ -220,6 +224,7 @@ func (e *Endpoint) learnPorts(shown []shownPort) error {
 			if i < 0 {
 				continue
 			}
+			found[at] = true
 			p.Direct = left[i].Direct
 			if left = slices.Delete(left, i, i+1); s.IP != e.IP {
 				return fmt.Errorf("port %v leads to %v, want %v", p.spec(), s.IP, e.IP)

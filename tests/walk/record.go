@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,11 +23,12 @@ type recorded struct {
 }
 
 type recordedPort struct {
-	Endpoint string `json:"endpoint"`
-	Slot     uint32 `json:"slot"`
-	Protocol uint8  `json:"protocol"`
-	HostPort uint16 `json:"host_port"`
-	Port     uint16 `json:"port"`
+	Endpoint string     `json:"endpoint"`
+	Slot     uint32     `json:"slot"`
+	Protocol uint8      `json:"protocol"`
+	HostIP   netip.Addr `json:"host_ip"`
+	HostPort uint16     `json:"host_port"`
+	Port     uint16     `json:"port"`
 }
 
 // readState reads the state file, while nobody else does.
@@ -108,7 +110,7 @@ func (r *recorded) check(m *Model) error {
 // portSlot finds the slot of a published port.
 func (r *recorded) portSlot(e Endpoint, p Port) uint32 {
 	for _, o := range r.ports {
-		if o.Endpoint == e.Name && o.Protocol == number(p.Protocol) && o.HostPort == p.HostPort && o.Port == p.Port {
+		if o.Endpoint == e.Name && o.Protocol == number(p.Protocol) && o.HostIP == p.HostIP && o.HostPort == p.HostPort && o.Port == p.Port {
 			return o.Slot
 		}
 	}
