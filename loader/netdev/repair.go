@@ -206,12 +206,20 @@ func (s *survey) hostDeviations(h *handle, v Veth, link Link) (all []deviation) 
 	add(outside, func() error { return h.LinkSetMasterByIndex(ref, v.Bridge) }, "the device is no port of the network's bridge")
 	add(outside || s.learning[link.Index], func() error { return h.LinkSetLearning(ref, false) }, "its port of the bridge learns addresses")
 	add(outside || !s.hardware[fdbKey(link.Index, v.MAC)], func() error { return putFDB(h, link.Index, v.MAC) }, "the bridge has lost its entry for %s", v.MAC)
-	add(!link.Up, func() error { return h.LinkSetUp(ref) }, "the device is down")
+	add(!link.Up, func() error { return v.setUp(h, link.Index, v.HostName) }, "the device is down")
 	for _, p := range v.Addrs {
 		add(!s.neighbour[neighKey(v.Bridge, p.Addr(), v.MAC)], func() error { return putNeighbour(h, v.Bridge, p.Addr(), v.MAC) },
 			"the host has lost its neighbour entry for %s", p.Addr())
 	}
 	return all
+}
+
+// setUp sets an end up, which may never have been: what comes before that is done too.
+func (v Veth) setUp(h *handle, ifindex int, name string) error {
+	if _, err := setIPv6(name, v.IPv6); err != nil {
+		return err
+	}
+	return h.LinkSetUp(linkRef(ifindex))
 }
 
 // rename renames a device. Kernels before 6.2 do not while it is up.
@@ -272,7 +280,10 @@ func (v Veth) deviceInside(h *handle, link Link) (all []deviation, _ error) {
 			func() error { return h.LinkSetMTU(ref, v.MTU) }})
 	}
 	if !link.Up {
-		all = append(all, deviation{fmt.Sprintf("the container's end, %s, is down", v.IfName), func() error { return h.LinkSetUp(ref) }})
+		all = append(all, deviation{fmt.Sprintf("the container's end, %s, is down", v.IfName),
+			func() error {
+				return errors.Join(h.LinkSetUp(linkRef(loopbackIndex)), v.setUp(h, link.Index, v.IfName))
+			}})
 	}
 	return all, nil
 }

@@ -186,6 +186,10 @@ func (v Veth) configureInside() error {
 			return err
 		}
 	}
+	// First, since whoever is killed in between leaves a device that is down, which RepairVeths sees.
+	if err := h.LinkSetUp(linkRef(loopbackIndex)); err != nil {
+		return fmt.Errorf("set lo up: %w", sentinel(err))
+	}
 	if err := h.LinkSetUp(linkRef(ifindex)); err != nil {
 		return fmt.Errorf("set up: %w", sentinel(err))
 	}
@@ -193,9 +197,6 @@ func (v Veth) configureInside() error {
 		if err := addDefaultRoute(h, ifindex, v.Gateway); err != nil {
 			return err
 		}
-	}
-	if err := h.LinkSetUp(linkRef(loopbackIndex)); err != nil {
-		return fmt.Errorf("set lo up: %w", sentinel(err))
 	}
 	return waitOperational(h, ifindex)
 }
