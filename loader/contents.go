@@ -63,7 +63,7 @@ func (d *Datapath) Settle(want Contents) ([]Deviation, error) {
 	}
 	all := c.deviations()
 	if len(all) == 0 {
-		return nil, nil
+		return nil, c.locals.remove()
 	}
 	// In the order in which the parts write: what is looked up first is there last, and goes first.
 	for _, step := range []func() error{
@@ -129,6 +129,9 @@ func (d *Datapath) compare(want Contents) (c *contents, err error) {
 	err = errors.Join(c.compareNetworks(d, want.Networks), c.compareEndpoints(d, want), c.compareUplinks(d, want.Uplinks), c.compareServices(d, want))
 	if err == nil {
 		c.locals, err = readTable(d, "locals", localKinds(want.Local, want.Broadcast))
+	}
+	if err == nil {
+		c.locals.learned = true
 	}
 	return c, err
 }
@@ -260,6 +263,7 @@ type table[K, V comparable] struct {
 	name       string
 	m          *ebpf.Map
 	have, want map[K]V
+	learned    bool                 // the programs write it too: what is foreign may be right, and is removed in passing
 	more       func(have, want V) V // what serves both, for putMore
 }
 
@@ -309,7 +313,7 @@ func (t *table[K, V]) deviation() Deviation {
 		}
 	}
 	for k := range t.have {
-		if _, ok := t.want[k]; !ok {
+		if _, ok := t.want[k]; !ok && !t.learned {
 			dev.Foreign++
 		}
 	}

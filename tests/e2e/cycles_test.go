@@ -18,15 +18,16 @@ var cycleSettings = []string{
 // TestPrivilegedCycles: 100 ups and downs, every other one with a purge and with an endpoint and its ports in between, leave no
 // pin, eBPF object, mount, device, file or setting.
 func TestPrivilegedCycles(t *testing.T) {
-	t.Run("on a bpf file system", func(t *testing.T) { cycles(t, 80, func(*netlab.Lab) {}) })
+	t.Run("on a bpf file system", func(t *testing.T) { cycles(t, 50, func(*netlab.Lab) {}) })
 	t.Run("on one of its own", func(t *testing.T) {
-		cycles(t, 20, func(l *netlab.Lab) {
+		cycles(t, 50, func(l *netlab.Lab) {
 			l.Host.BPFFS = filepath.Join(filepath.Dir(l.Host.State), "own", "ebnet")
 		})
 	})
 }
 
 func cycles(t *testing.T, n int, prepare func(l *netlab.Lab)) {
+	t.Parallel() // most of it is waiting for the kernel
 	temporary := t.TempDir()
 	l := netlab.New(t)
 	prepare(l)

@@ -352,7 +352,7 @@ func TestPrivilegedRepair(t *testing.T) {
 var uplinkBreakages = []breakage{
 	{name: "uplink MTU", do: host("ip link set up0 mtu 1400"), check: "maps", what: "map uplinks", after: host("ip link set up0 mtu 1500")},
 	{name: "address added to the uplink", do: host("ip address add 198.51.100.44/24 dev up0"), check: "maps", what: "map locals"},
-	{name: "address of the uplink removed", do: host("ip address delete 198.51.100.44/24 dev up0"), check: "maps", what: "map locals"},
+	{name: "address of the uplink removed", do: host("ip address delete 198.51.100.44/24 dev up0"), unchanged: true},
 	{name: "uplink down and up", do: inTurn(host("ip link set up0 down"), host("ip link set up0 up"), defaultRoute), unchanged: true},
 	{name: "uplink made anew", do: newUplink, check: "uplinks", what: "the device is gone", wait: 1200 * time.Millisecond, cuts: true},
 	{name: "uplink renamed", do: inTurn(host("ip link set up0 down"), host("ip link set up0 name wan0"), host("ip link set wan0 up"), func(t *testing.T, p *plant) {

@@ -46,7 +46,7 @@ var explained = map[string]map[string]cause{
 		"unknown-device":  {why: "they send while they are removed", rare: true},
 	},
 	atBridge: {
-		"forwarded": {why: "an endpoint answers by a link whose program is not attached yet: the guard of the other network", rare: true},
+		"forwarded": {why: "an endpoint sends in the moment between its link and its program: the guard of the other network", rare: true},
 	},
 	atUplink: {
 		"source-not-allowed": {why: "published ports are tried that are open to others only (--from)"},

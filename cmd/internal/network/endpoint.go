@@ -374,40 +374,40 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 		},
 		partial: true,
 	}, {
+		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),
 		do: func() error {
 			link, ours, err := h.ownLink(e.HostIfName, e.alias())
 			if err != nil {
 				return err
 			}
-			if there = ours; there {
-				index = link.Index
-			}
-			if !there && !dp.TCX() {
-				return nil // filters went with their device
-			}
-			return h.detach(dp, loader.FromContainer, index)
-		},
-		undo: func() error {
-			if !there {
+			if there = ours; !there {
 				return nil
 			}
-			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
-			return err
-		},
-		partial: true,
-	}, {
-		text: fmt.Sprintf("remove the link: %s in %s", e.IfName, e.NetNS),
-		do: func() error {
-			if !there {
-				return nil
-			}
+			index = link.Index
 			return h.deleteLink(index)
 		},
 		undo: func() error {
 			if !there {
 				return nil
 			}
-			return h.reconnect(n, e)
+			if dp.TCX() { // what is pinned for the old device
+				if err := h.detach(dp, loader.FromContainer, index); err != nil {
+					return err
+				}
+			}
+			if err := h.reconnect(n, e); err != nil {
+				return err
+			}
+			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
+			return err
+		},
+	}, {
+		// Not before the device is gone: without its program an endpoint could send what it likes.
+		do: func() error {
+			if !dp.TCX() {
+				return nil // filters went with their device
+			}
+			return h.detach(dp, loader.FromContainer, index)
 		},
 	}, {do: func() error { return h.forgetNeighbour(n, e) }}, {do: func() error {
 		gone := e.datapath(n.ID)
