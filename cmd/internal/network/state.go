@@ -537,9 +537,15 @@ func (t *tx) endpoint(name string) (*endpointRecord, error) {
 	return e, err
 }
 
+// ifnameKey has the cookie of the namespace too, if it is recorded: the inode of one that is gone
+// is soon another's, whose interface of that name nobody has.
 func ifnameKey(e *endpointRecord) []byte {
 	k := binary.BigEndian.AppendUint64(nil, e.NSDev)
-	return append(binary.BigEndian.AppendUint64(k, e.NSInode), e.IfName...)
+	k = binary.BigEndian.AppendUint64(k, e.NSInode)
+	if e.NSCookie != 0 {
+		k = binary.BigEndian.AppendUint64(k, e.NSCookie)
+	}
+	return append(k, e.IfName...)
 }
 
 // ifnameOwner returns the endpoint that has e's interface in its namespace, nil if none has: one of another
