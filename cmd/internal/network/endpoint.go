@@ -314,7 +314,7 @@ func (h *Host) Disconnect(name string) error {
 		if err != nil {
 			return nil, err
 		}
-		steps = append([]step{restore}, steps...)
+		steps = append([]step{h.restoreStep(restore)}, steps...)
 		if dp != nil {
 			steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
 		}
@@ -327,23 +327,22 @@ func (h *Host) Disconnect(name string) error {
 }
 
 // disconnectSteps mark the endpoint as being removed and return the steps that
-// take it out of the kernel, and the one that is to stand before the first step
-// of the verb: it brings the record back.
-func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord) (restore step, steps []step, err error) {
+// take it out of the kernel, and what brings the record back.
+func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpointRecord) (restore func(*tx) error, steps []step, err error) {
 	h.say("remove endpoint %q", e.Name)
 	ports, err := t.portsOf(e.Name)
 	if err != nil {
-		return step{}, nil, err
+		return nil, nil, err
 	}
 	was := e.Status
 	e.Status = removing
 	if err := t.putEndpoint(e); err != nil {
-		return step{}, nil, err
+		return nil, nil, err
 	}
-	restore = step{undo: func() error {
+	restore = func(t *tx) error {
 		e.Status = was
-		return h.state.change(true, func(t *tx) error { return t.putEndpoint(e) })
-	}}
+		return t.putEndpoint(e)
+	}
 	if dp == nil {
 		return restore, nil, nil
 	}
@@ -351,6 +350,21 @@ func (h *Host) disconnectSteps(t *tx, dp datapath, n *networkRecord, e *endpoint
 		steps = append(steps, h.unpublishStep(dp, n, e, ports))
 	}
 	return restore, append(steps, h.unlinkSteps(dp, n, e)...), nil
+}
+
+// restoreStep stands before the first step of a verb that removes: undoing it brings the
+// records back, all or, if it is killed, none.
+func (h *Host) restoreStep(restores ...func(*tx) error) step {
+	return step{undo: func() error {
+		return h.state.change(true, func(t *tx) error {
+			for _, restore := range restores {
+				if err := restore(t); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}}
 }
 
 // unlinkSteps take back what endpointSteps and vethStep did. A device can only

@@ -480,7 +480,8 @@ func (h *Host) RemoveNetwork(name string, force bool) error {
 
 // removalSteps remove the endpoints, then the network.
 func (h *Host) removalSteps(t *tx, dp datapath, n *networkRecord, members []string) ([]step, error) {
-	var restores, steps []step
+	var restores []func(*tx) error
+	var steps []step
 	var gone []*endpointRecord
 	for _, name := range members {
 		e, err := t.endpoint(name)
@@ -498,11 +499,11 @@ func (h *Host) removalSteps(t *tx, dp datapath, n *networkRecord, members []stri
 	if err := t.putNetwork(n); err != nil {
 		return nil, err
 	}
-	restores = append(restores, step{undo: func() error {
+	restores = append(restores, func(t *tx) error {
 		n.Status = was
-		return h.state.change(true, func(t *tx) error { return t.putNetwork(n) })
-	}})
-	steps = append(restores, steps...)
+		return t.putNetwork(n)
+	})
+	steps = append([]step{h.restoreStep(restores...)}, steps...)
 	if dp != nil {
 		steps = append(append([]step{h.unreserveStep()}, steps...), h.reserveStep())
 		steps = append(steps, h.withAddrs(dp, h.unbridgeSteps(dp, n)...)...)
