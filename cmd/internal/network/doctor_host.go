@@ -199,6 +199,9 @@ func (x *examination) pairs() error {
 	}
 	reports, err := x.h.k.CheckVeths(veths)
 	for i, r := range reports {
+		if r.Unseen {
+			return fmt.Errorf("look into the namespace of endpoint %q: %w", there[i].Name, netdev.ErrPermission)
+		}
 		what := fmt.Sprintf("endpoint %q, device %s", there[i].Name, x.own[there[i].alias()].Name)
 		for _, w := range r.Wrong {
 			x.find(what, w, ebnetUp)
