@@ -213,14 +213,9 @@ func replace(bpffs string, about datapathAbout, k kernel) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := failpoint.Reach("load the programs", ""); err != nil {
-		return nil, err
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		Maps: ebpf.MapOptions{PinPath: pins.maps()},
-	})
+	coll, err := collect(spec, pins)
 	if err != nil {
-		return nil, fmt.Errorf("load the programs: %w", explain(err))
+		return nil, err
 	}
 	defer coll.Close()
 	if err := disown(coll.Maps["about"]); err != nil {
@@ -288,6 +283,20 @@ func writeAbout(m *ebpf.Map, about any) error {
 		return fmt.Errorf("write map about: %w", permission(err))
 	}
 	return nil
+}
+
+// collect loads the programs, with the maps that are pinned and new ones for what is not.
+func collect(spec *ebpf.CollectionSpec, pins layout) (*ebpf.Collection, error) {
+	if err := failpoint.Reach("load the programs", ""); err != nil {
+		return nil, err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Maps: ebpf.MapOptions{PinPath: pins.maps()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load the programs: %w", explain(err))
+	}
+	return coll, nil
 }
 
 // prepare makes the pinned maps fit for programs of this version.

@@ -275,14 +275,9 @@ func stageBeside(bpffs string, from layout, about datapathAbout, k kernel) (*Dat
 			return nil, err
 		}
 	}
-	if err := failpoint.Reach("load the programs", ""); err != nil {
-		return nil, err
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		Maps: ebpf.MapOptions{PinPath: pins.maps()},
-	})
+	coll, err := collect(spec, pins)
 	if err != nil {
-		return nil, fmt.Errorf("load the programs: %w", explain(err))
+		return nil, err
 	}
 	defer coll.Close()
 	if err := pinPrograms(pins, coll); err != nil {

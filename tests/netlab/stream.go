@@ -27,6 +27,21 @@ type Stream struct {
 	client, server side
 }
 
+// sockets opens the two ends of a stream.
+func (n *Node) sockets(tb testing.TB, local netip.AddrPort, server *Node, port uint16) (here, there *net.UDPConn) {
+	tb.Helper()
+	here, err := n.ListenUDP(local)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	there, err = server.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+	if err != nil {
+		here.Close()
+		tb.Fatal(err)
+	}
+	return here, there
+}
+
 // Stream starts a stream from a socket of client to remote, where it reaches
 // the node server at port. The zero local leaves the client's socket to the
 // kernel.
@@ -35,15 +50,7 @@ func (n *Node) Stream(tb testing.TB, local, remote netip.AddrPort, server *Node,
 	if !local.IsValid() {
 		local = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	}
-	here, err := n.ListenUDP(local)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	there, err := server.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
-	if err != nil {
-		here.Close()
-		tb.Fatal(err)
-	}
+	here, there := n.sockets(tb, local, server, port)
 	s := &Stream{}
 	s.client.peer.Store(&remote)
 	stop := make(chan struct{})

@@ -49,15 +49,7 @@ func (n *Node) Torrent(tb testing.TB, name string, pause time.Duration, remote n
 	tb.Helper()
 	t := &Torrent{Name: name, pause: pause, stop: make(chan struct{})}
 	t.up.id, t.down.id = torrents.Add(1), torrents.Add(1)
-	here, err := n.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	there, err := server.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
-	if err != nil {
-		here.Close()
-		tb.Fatal(err)
-	}
+	here, there := n.sockets(tb, netip.AddrPortFrom(netip.IPv4Unspecified(), 0), server, port)
 	t.socks = [2]*net.UDPConn{here, there}
 	t.down.peer.Store(&remote) // nobody else may answer
 	t.senders.Go(func() { t.send(&t.up, here, func() netip.AddrPort { return remote }) })
