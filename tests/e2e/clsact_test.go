@@ -11,6 +11,7 @@ import (
 func TestPrivilegedClsact(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
+			t.Parallel()
 			l := netlab.New(t)
 			l.Host.Env = append(l.Host.Env, "EBNET_TCX=off")
 			s := newSite(t, l, mode)

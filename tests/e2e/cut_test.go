@@ -10,7 +10,7 @@ import (
 // TestPrivilegedCut: what is closed is closed when the command returns, for
 // conversations in full flow too, and a successor hears nothing of them.
 func TestPrivilegedCut(t *testing.T) {
-	eachMode(t, func(t *testing.T, s *site) {
+	eachModeAlone(t, func(t *testing.T, s *site) {
 		t.Run("unexpose udp", func(t *testing.T) {
 			s.Host.Ebnet(t, "expose", s.w1.Endpoint, "5000:5001/udp", "5002:80/udp")
 			stream := s.Internet.Stream(t, netip.AddrPort{}, at(netlab.HostAddr, 5000), s.w1.Node, 5001)

@@ -12,6 +12,7 @@ import (
 func TestPrivilegedFirewall(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
+			t.Parallel()
 			l := netlab.New(t)
 			if rules := l.Host.Rules(t); rules != "" {
 				t.Fatalf("the lab starts with rules:\n%s", rules)

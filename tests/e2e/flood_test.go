@@ -24,7 +24,7 @@ const (
 // TestPrivilegedFlood: floods of forged sources against published ports end no
 // conversation and keep no honest client out.
 func TestPrivilegedFlood(t *testing.T) {
-	eachMode(t, func(t *testing.T, s *site) {
+	eachModeAlone(t, func(t *testing.T, s *site) {
 		frames := floodFrames
 		if !s.Host.Status(t).Features.FastPath {
 			frames = fewerFrames
@@ -55,7 +55,7 @@ func TestPrivilegedFlood(t *testing.T) {
 // room for takes none away from another, and that one opens new ones all the same. First
 // they stay unanswered, then all are answered, and repeated until they count as confirmed.
 func TestPrivilegedFloodOfContainer(t *testing.T) {
-	eachMode(t, func(t *testing.T, s *site) {
+	eachModeAlone(t, func(t *testing.T, s *site) {
 		server := at(netlab.InternetAddr, internetPort)
 		crowd := newCrowd(t, s.w1.Node, server)
 		stream := s.w1.Stream(t, netip.AddrPort{}, at(netlab.InternetAddr, 7100), s.Internet, 7100)

@@ -177,6 +177,7 @@ func TestPrivilegedNewUplink(t *testing.T) {
 	root := installed(t)
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t, netlab.New(t), mode)
 			s.Host.Ebnet(t, "expose", s.w1.Endpoint, "8080:80")
 			out, err := s.w1.DialEcho(netip.AddrPort{}, at(netlab.InternetAddr, internetPort))

@@ -113,7 +113,10 @@ func TestPrivilegedNamespaces(t *testing.T) {
 // endpoints again, with their addresses and ports, as soon as they are there; processes of the recorded numbers do not.
 func TestPrivilegedReboot(t *testing.T) {
 	for _, mode := range modes {
-		t.Run(mode[2:], func(t *testing.T) { reboot(t, mode) })
+		t.Run(mode[2:], func(t *testing.T) {
+			t.Parallel()
+			reboot(t, mode)
+		})
 	}
 }
 

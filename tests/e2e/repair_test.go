@@ -334,6 +334,7 @@ var pathBreakages = []string{"bridge deleted", "bridge down", "gateway deleted",
 func TestPrivilegedRepair(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
+			t.Parallel()
 			p := newPlant(t, netlab.New(t), mode)
 			p.works(t)
 			if t.Failed() {

@@ -41,10 +41,23 @@ type site struct {
 // eachMode runs f as a subtest on a site of its own for either way.
 func eachMode(t *testing.T, f func(t *testing.T, s *site)) {
 	t.Helper()
+	sites(t, func(t *testing.T, s func() *site) {
+		t.Parallel() // most of a test is waiting
+		f(t, s())
+	})
+}
+
+// eachModeAlone is for tests that load all CPUs.
+func eachModeAlone(t *testing.T, f func(t *testing.T, s *site)) {
+	t.Helper()
+	sites(t, func(t *testing.T, s func() *site) { f(t, s()) })
+}
+
+func sites(t *testing.T, f func(t *testing.T, s func() *site)) {
+	t.Helper()
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
-			l := netlab.New(t)
-			f(t, newSite(t, l, mode))
+			f(t, func() *site { return newSite(t, netlab.New(t), mode) })
 		})
 	}
 }

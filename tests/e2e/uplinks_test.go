@@ -23,6 +23,7 @@ func TestPrivilegedUplinks(t *testing.T) {
 	needSourceLookup(t)
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
+			t.Parallel()
 			l := netlab.New(t)
 			second := l.SecondUplink(t)
 			second.Serve(t, internetPort)
