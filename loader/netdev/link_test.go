@@ -309,6 +309,38 @@ func TestPrivilegedCreateVethRefuses(t *testing.T) {
 	}
 }
 
+// TestPrivilegedGuard: who is called before anything can pass finds the host's end down, and what it
+// refuses leaves nothing.
+func TestPrivilegedGuard(t *testing.T) {
+	newHost(t)
+	bridge := mustEnsureBridge(t, testBridge())
+	before := len(mustLinks(t))
+	refuse := errors.New("refused")
+	v := testVeth(bridge, 2, newContainer(t))
+	asked := 0
+	v.Guard = func(ifindex int) error {
+		asked++
+		l, err := netlink.LinkByIndex(ifindex)
+		if err != nil || l.Attrs().Name != v.HostName || l.Attrs().RawFlags&unix.IFF_UP != 0 {
+			t.Errorf("the guard finds %+v, %v", l, err)
+		}
+		if asked == 1 {
+			return refuse
+		}
+		return nil
+	}
+	if _, err := CreateVeth(v); !errors.Is(err, refuse) {
+		t.Errorf("got %v", err)
+	}
+	if links := mustLinks(t); len(links) != before {
+		t.Errorf("left %+v", links)
+	}
+	mustCreateVeth(t, v)
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
 func TestPrivilegedIPv6(t *testing.T) {
 	newHost(t)
 	b := testBridge()

@@ -26,6 +26,10 @@ type Veth struct {
 	Addrs   []netip.Prefix // with their subnet's length, at most one of each family
 	Gateway netip.Addr     // default route; the zero Addr means none
 	IPv6    bool           // if false, IPv6 is switched off on both ends
+
+	// Guard, if not nil, is called with the index of the host's end before that is set up, so before
+	// anything can pass.
+	Guard func(hostIfindex int) error
 }
 
 // CreateVeth creates the pair: the container's end is in v.NS under its name,
@@ -159,6 +163,11 @@ func (v Veth) configureHost(h *handle, ifindex int) error {
 	}
 	if err := putFDB(h, ifindex, v.MAC); err != nil {
 		return err
+	}
+	if v.Guard != nil {
+		if err := v.Guard(ifindex); err != nil {
+			return err
+		}
 	}
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", sentinel(err))

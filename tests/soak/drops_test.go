@@ -43,10 +43,7 @@ var explained = map[string]map[string]cause{
 		"other-network":   {why: "they answer an endpoint of another network when the port has been closed, or by another of their links"},
 		"no-flow":         {why: "their connections go on for a moment when the port has been closed"},
 		"internal":        {why: "they ask their way out of internal networks too"},
-		"unknown-device":  {why: "they send while they are removed", rare: true},
-	},
-	atBridge: {
-		"forwarded": {why: "an endpoint sends in the moment between its link and its program: the guard of the other network", rare: true},
+		"unknown-device":  {why: "they send while they are connected or removed", rare: true},
 	},
 	atUplink: {
 		"source-not-allowed": {why: "published ports are tried that are open to others only (--from)"},

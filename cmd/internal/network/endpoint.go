@@ -223,7 +223,7 @@ func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns
 		text: "create the endpoint",
 		undo: func() error { return h.state.change(true, func(t *tx) error { return t.deleteEndpoint(e) }) },
 	}}
-	steps = append(steps, h.vethStep(n, e, ns))
+	steps = append(steps, h.vethStep(dp, n, e, ns))
 	steps = append(steps, h.endpointSteps(dp, n, e, ignore)...)
 	steps = append(steps, step{text: "configured"})
 	if len(ports) > 0 {
@@ -238,11 +238,11 @@ func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns
 func ignore() {}
 
 // vethStep creates the endpoint's devices and notes the index in e.
-func (h *Host) vethStep(n *networkRecord, e *endpointRecord, ns *netdev.NS) step {
+func (h *Host) vethStep(dp datapath, n *networkRecord, e *endpointRecord, ns *netdev.NS) step {
 	return step{
 		text: fmt.Sprintf("configure the link: %s in %s, %s on bridge %s", e.IfName, e.NetNS, e.HostIfName, n.Bridge),
-		do:   func() error { return h.createVeth(n, e, ns) },
-		undo: func() error { return errors.Join(h.deleteLink(e.Ifindex), h.forgetNeighbour(n, e)) },
+		do:   func() error { return h.createVeth(dp, n, e, ns) },
+		undo: func() error { return errors.Join(h.removeVeth(dp, e.Ifindex), h.forgetNeighbour(n, e)) },
 	}
 }
 
@@ -256,7 +256,9 @@ func (h *Host) forgetNeighbour(n *networkRecord, e *endpointRecord) error {
 	return h.k.DeleteNeighbour(bridge.Index, e.IP)
 }
 
-func (h *Host) createVeth(n *networkRecord, e *endpointRecord, ns *netdev.NS) error {
+// createVeth makes the endpoint's devices, with its program attached before anything can pass: until
+// the datapath knows the endpoint all that it sends is dropped.
+func (h *Host) createVeth(dp datapath, n *networkRecord, e *endpointRecord, ns *netdev.NS) error {
 	bridge, ours, err := h.ownLink(n.Bridge, bridgeAlias(n.Name))
 	if err != nil {
 		return err
@@ -264,8 +266,30 @@ func (h *Host) createVeth(n *networkRecord, e *endpointRecord, ns *netdev.NS) er
 	if !ours {
 		return &Error{What: "bridge " + n.Bridge, Why: "the network's bridge is missing", Hint: "run `ebnet up`, which repairs it", Kind: ErrFailed}
 	}
-	e.Ifindex, err = h.k.CreateVeth(e.veth(n, bridge.Index, ns))
+	guarded := 0
+	v := e.veth(n, bridge.Index, ns)
+	v.Guard = func(ifindex int) error {
+		guarded = ifindex
+		_, err := h.attach(dp, loader.FromContainer, ifindex)
+		return err
+	}
+	if e.Ifindex, err = h.k.CreateVeth(v); err != nil && guarded != 0 {
+		err = errors.Join(err, h.forgetProgram(dp, guarded))
+	}
 	return err
+}
+
+// removeVeth takes the devices back.
+func (h *Host) removeVeth(dp datapath, ifindex int) error {
+	return errors.Join(h.deleteLink(ifindex), h.forgetProgram(dp, ifindex))
+}
+
+// forgetProgram removes what is pinned for a device that is gone. Filters went with it.
+func (h *Host) forgetProgram(dp datapath, ifindex int) error {
+	if !dp.TCX() {
+		return nil
+	}
+	return h.detach(dp, loader.FromContainer, ifindex)
 }
 
 // veth is the endpoint's pair of devices.
@@ -404,25 +428,14 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 			if !there {
 				return nil
 			}
-			if dp.TCX() { // what is pinned for the old device
-				if err := h.detach(dp, loader.FromContainer, index); err != nil {
-					return err
-				}
-			}
-			if err := h.reconnect(n, e); err != nil {
+			if err := h.forgetProgram(dp, index); err != nil {
 				return err
 			}
-			_, err := h.attach(dp, loader.FromContainer, e.Ifindex)
-			return err
+			return h.reconnect(dp, n, e)
 		},
 	}, {
 		// Not before the device is gone: without its program an endpoint could send what it likes.
-		do: func() error {
-			if !dp.TCX() {
-				return nil // filters went with their device
-			}
-			return h.detach(dp, loader.FromContainer, index)
-		},
+		do: func() error { return h.forgetProgram(dp, index) },
 	}, {do: func() error { return h.forgetNeighbour(n, e) }}, {do: func() error {
 		gone := e.datapath(n.ID)
 		gone.Ifindex = index
@@ -433,13 +446,13 @@ func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []s
 
 // reconnect creates the devices of a recorded endpoint again. Returns
 // netdev.ErrNotFound if its namespace is gone.
-func (h *Host) reconnect(n *networkRecord, e *endpointRecord) error {
+func (h *Host) reconnect(dp datapath, n *networkRecord, e *endpointRecord) error {
 	ns, err := h.openOwn(e)
 	if err != nil {
 		return err
 	}
 	defer h.k.CloseNS(ns)
-	if err := h.createVeth(n, e, ns); err != nil {
+	if err := h.createVeth(dp, n, e, ns); err != nil {
 		return err
 	}
 	return h.identify(e, ns)

@@ -207,6 +207,12 @@ func (f *fake) CreateVeth(v netdev.Veth) (int, error) {
 	}
 	l := f.link(v.HostName, "veth", v.Alias)
 	l.MasterIndex = v.Bridge
+	if v.Guard != nil {
+		if err := v.Guard(l.Index); err != nil {
+			delete(f.links, v.HostName)
+			return 0, err
+		}
+	}
 	f.inside[v.HostName] = in
 	return l.Index, nil
 }

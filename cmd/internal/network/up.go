@@ -662,7 +662,7 @@ func (u *bringUp) endpointSteps(n *networkRecord, e *endpointRecord) []step {
 			if !created {
 				return nil
 			}
-			return h.deleteLink(e.Ifindex)
+			return h.removeVeth(dp, e.Ifindex)
 		},
 	}, {
 		do: func() (err error) {
@@ -712,7 +712,7 @@ func (u *bringUp) relink(n *networkRecord, e *endpointRecord) (created, gone boo
 			return false, false, err
 		}
 	}
-	err = u.h.reconnect(n, e)
+	err = u.h.reconnect(u.h.dp, n, e)
 	switch {
 	case errors.Is(err, netdev.ErrNotFound) && e.Transient:
 		u.ended[e.Name] = true
