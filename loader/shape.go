@@ -2,6 +2,7 @@ package loader
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 )
@@ -12,37 +13,42 @@ type shape struct {
 	key, value uint32
 }
 
+// shapeOf is that of a map from K to V.
+func shapeOf[K, V any](kind ebpf.MapType) shape {
+	return shape{kind, uint32(unsafe.Sizeof(*new(K))), uint32(unsafe.Sizeof(*new(V)))}
+}
+
 // shapes are those of bpf/maps.h. A short command does not parse the object, so they are here once more, and a
 // test compares.
 var shapes = map[string]shape{
-	"about":        {ebpf.Array, 4, 88},
-	"callers":      {ebpf.Array, 4, 8},
-	"clock_offset": {ebpf.Array, 4, 8}, // .bss
-	"devices":      {ebpf.Hash, 4, 48},
-	"drop_counts":  {ebpf.PerCPUHash, 12, 24},
-	"endpoints":    {ebpf.Hash, 16, 20},
-	"exhausted":    {ebpf.LRUHash, 20, 4},
-	"flows":        {ebpf.Hash, 40, 128},
-	"flows_new":    {ebpf.LRUHash, 40, 128},
-	"fragments":    {ebpf.LRUHash, 40, 72},
-	"gens":         {ebpf.Array, 4, 4},
-	"inner":        {ebpf.Array, 4, 8},
-	"listening":    {ebpf.Array, 4, 144},
-	"locals":       {ebpf.Hash, 16, 4},
-	"near_uplinks": {ebpf.Array, 4, 8},
-	"nears":        {ebpf.Array, 4, 24},
-	"networks":     {ebpf.Array, 4, 68},
-	"peers":        {ebpf.LRUHash, 32, 24},
-	"ports":        {ebpf.Array, 4, 24},
-	"rings":        {ebpf.ArrayOfMaps, 4, 4},
-	"services":     {ebpf.Hash, 20, 40},
-	"shares":       {ebpf.Array, 4, 8},
-	"sources":      {ebpf.LPMTrie, 24, 4},
-	"subnets":      {ebpf.LPMTrie, 20, 4},
-	"sweep_queue":  {ebpf.Hash, 8, 48},
-	"sweepers":     {ebpf.Array, 4, 64},
-	"told":         {ebpf.PerCPUArray, 4, 40},
-	"uplinks":      {ebpf.Hash, 4, 40},
+	"about":        shapeOf[uint32, datapathAbout](ebpf.Array),
+	"callers":      shapeOf[uint32, uint64](ebpf.Array),
+	"clock_offset": shapeOf[uint32, uint64](ebpf.Array), // .bss
+	"devices":      shapeOf[uint32, datapathDevice](ebpf.Hash),
+	"drop_counts":  shapeOf[datapathDropKey, datapathDropCount](ebpf.PerCPUHash),
+	"endpoints":    shapeOf[datapathAddr, datapathEndpoint](ebpf.Hash),
+	"exhausted":    shapeOf[datapathServiceKey, uint32](ebpf.LRUHash),
+	"flows":        shapeOf[datapathTuple, datapathFlow](ebpf.Hash),
+	"flows_new":    shapeOf[datapathTuple, datapathFlow](ebpf.LRUHash),
+	"fragments":    shapeOf[datapathFragmentKey, datapathFragment](ebpf.LRUHash),
+	"gens":         shapeOf[uint32, uint32](ebpf.Array),
+	"inner":        shapeOf[uint32, uint64](ebpf.Array),
+	"listening":    shapeOf[uint32, datapathListening](ebpf.Array),
+	"locals":       shapeOf[datapathAddr, datapathLocalKind](ebpf.Hash),
+	"near_uplinks": shapeOf[uint32, datapathNearUplink](ebpf.Array),
+	"nears":        shapeOf[uint32, datapathNear](ebpf.Array),
+	"networks":     shapeOf[uint32, datapathNetwork](ebpf.Array),
+	"peers":        shapeOf[datapathPeerKey, datapathPeer](ebpf.LRUHash),
+	"ports":        shapeOf[uint32, datapathPortWord](ebpf.Array),
+	"rings":        shapeOf[uint32, uint32](ebpf.ArrayOfMaps),
+	"services":     shapeOf[datapathServiceKey, datapathService](ebpf.Hash),
+	"shares":       shapeOf[uint32, datapathShare](ebpf.Array),
+	"sources":      shapeOf[datapathSourceKey, uint32](ebpf.LPMTrie),
+	"subnets":      shapeOf[datapathSubnetKey, uint32](ebpf.LPMTrie),
+	"sweep_queue":  shapeOf[uint64, datapathQueued](ebpf.Hash),
+	"sweepers":     shapeOf[uint32, datapathSweeper](ebpf.Array),
+	"told":         shapeOf[uint32, datapathTold](ebpf.PerCPUArray),
+	"uplinks":      shapeOf[uint32, datapathUplink](ebpf.Hash),
 }
 
 // checkShape refuses a map of others that is pinned under a name of ours.

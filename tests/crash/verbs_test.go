@@ -220,6 +220,13 @@ func talking(t *testing.T, s *stage) {
 		}
 		c.Close()
 	}
+	// The kernel may put what is sent off for a moment.
+	var flows struct{ Items []struct{} }
+	for end := time.Now().Add(10 * time.Second); len(flows.Items) < 3; time.Sleep(5 * time.Millisecond) {
+		if s.Host.JSON(t, &flows, "flows", "--endpoint", "c1"); time.Now().After(end) {
+			t.Fatal("the endpoint has no flows")
+		}
+	}
 }
 
 // file writes the two files between which `up -f` changes, and applies the first.
