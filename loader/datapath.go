@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebnet/ebnet/loader/failpoint"
@@ -404,19 +403,17 @@ func pinOver(o pinner, path string) error {
 // updateLink swaps the program of a pinned link. A link whose device is gone does
 // nothing any more, and its pin goes.
 func updateLink(path string, prog *ebpf.Program) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if err != nil {
-		return err
+	gone := prog == nil
+	if !gone {
+		var err error
+		if gone, err = giveProgram(path, prog); err != nil {
+			return err
+		}
 	}
-	defer func() { _ = l.Close() }()
-	if prog == nil {
+	if gone {
 		return unpin(path)
 	}
-	err = failpoint.Do("update link", path, func() error { return l.Update(prog) })
-	if errors.Is(err, unix.ENOLINK) {
-		return unpin(path)
-	}
-	return err
+	return nil
 }
 
 // configured returns the object with its constants and sizes set.

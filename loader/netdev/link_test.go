@@ -335,9 +335,19 @@ func TestPrivilegedGuard(t *testing.T) {
 	if links := mustLinks(t); len(links) != before {
 		t.Errorf("left %+v", links)
 	}
-	mustCreateVeth(t, v)
+	veth := mustCreateVeth(t, v)
 	if asked != 2 {
 		t.Errorf("asked %d times", asked)
+	}
+	if err := netlink.LinkSetDown(linkRef(veth)); err != nil {
+		t.Fatal(err)
+	}
+	reports, err := RepairVeths([]Veth{v})
+	if err != nil || len(reports) != 1 || reports[0].Err != nil || len(reports[0].Wrong) == 0 || asked != 3 {
+		t.Errorf("repaired: %+v, %v, asked %d times", reports, err, asked)
+	}
+	if l, err := netlink.LinkByIndex(veth); err != nil || l.Attrs().RawFlags&unix.IFF_UP == 0 {
+		t.Errorf("after the repair: %+v, %v", l, err)
 	}
 }
 

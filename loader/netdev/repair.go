@@ -212,7 +212,7 @@ func (s *survey) hostDeviations(h *handle, v Veth, link Link) (all []deviation) 
 	add(outside || s.learning[link.Index], func() error { return h.LinkSetLearning(ref, false) }, "its port of the bridge learns addresses")
 	add(outside || !s.hardware[fdbKey(link.Index, v.MAC)], func() error { return putFDB(h, link.Index, v.MAC) }, "the bridge has lost its entry for %s", v.MAC)
 	add(!link.Up, func() error {
-		return Do(s.own, func() error { return v.setUp(h, link.Index, v.HostName) })
+		return Do(s.own, func() error { return v.raiseAgain(h, link.Index) })
 	}, "the device is down")
 	for _, p := range v.Addrs {
 		add(!s.neighbour[neighKey(v.Bridge, p.Addr(), v.MAC)], func() error { return putNeighbour(h, v.Bridge, p.Addr(), v.MAC) },
@@ -221,12 +221,12 @@ func (s *survey) hostDeviations(h *handle, v Veth, link Link) (all []deviation) 
 	return all
 }
 
-// setUp sets an end up, which may never have been: what comes before that is done too.
-func (v Veth) setUp(h *handle, ifindex int, name string) error {
-	if _, err := setIPv6(name, v.IPv6); err != nil {
+// raiseAgain sets the host's end up, which may never have been: what comes before that is done too.
+func (v Veth) raiseAgain(h *handle, ifindex int) error {
+	if _, err := setIPv6(v.HostName, v.IPv6); err != nil {
 		return err
 	}
-	return h.LinkSetUp(linkRef(ifindex))
+	return v.raise(h, ifindex)
 }
 
 // rename renames a device. Kernels before 6.2 do not while it is up.
@@ -289,7 +289,10 @@ func (v Veth) deviceInside(h *handle, link Link) (all []deviation, _ error) {
 	if !link.Up {
 		all = append(all, deviation{fmt.Sprintf("the container's end, %s, is down", v.IfName),
 			func() error {
-				return errors.Join(h.LinkSetUp(linkRef(loopbackIndex)), v.setUp(h, link.Index, v.IfName))
+				if _, err := setIPv6(v.IfName, v.IPv6); err != nil { // it may never have been up
+					return err
+				}
+				return errors.Join(h.LinkSetUp(linkRef(loopbackIndex)), h.LinkSetUp(ref))
 			}})
 	}
 	return all, nil

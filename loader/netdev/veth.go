@@ -164,12 +164,17 @@ func (v Veth) configureHost(h *handle, ifindex int) error {
 	if err := putFDB(h, ifindex, v.MAC); err != nil {
 		return err
 	}
+	return v.raise(h, ifindex)
+}
+
+// raise sets the host's end up.
+func (v Veth) raise(h *handle, ifindex int) error {
 	if v.Guard != nil {
 		if err := v.Guard(ifindex); err != nil {
 			return err
 		}
 	}
-	if err := h.LinkSetUp(link); err != nil {
+	if err := h.LinkSetUp(linkRef(ifindex)); err != nil {
 		return fmt.Errorf("set up: %w", sentinel(err))
 	}
 	return nil

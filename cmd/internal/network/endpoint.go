@@ -224,8 +224,10 @@ func (h *Host) connectSteps(dp datapath, n *networkRecord, e *endpointRecord, ns
 		undo: func() error { return h.state.change(true, func(t *tx) error { return t.deleteEndpoint(e) }) },
 	}}
 	steps = append(steps, h.vethStep(dp, n, e, ns))
-	steps = append(steps, h.endpointSteps(dp, n, e, ignore)...)
-	steps = append(steps, step{text: "configured"})
+	steps = append(steps, step{
+		do:   func() error { return dp.PutEndpoint(e.datapath(n.ID)) },
+		undo: func() error { return dp.DeleteEndpoint(e.datapath(n.ID)) },
+	}, step{text: "configured"})
 	if len(ports) > 0 {
 		steps = append(steps, h.addrStep(dp), h.reserveStep(), h.publishStep(dp, n, e, ports))
 	}
@@ -267,16 +269,23 @@ func (h *Host) createVeth(dp datapath, n *networkRecord, e *endpointRecord, ns *
 		return &Error{What: "bridge " + n.Bridge, Why: "the network's bridge is missing", Hint: "run `ebnet up`, which repairs it", Kind: ErrFailed}
 	}
 	guarded := 0
-	v := e.veth(n, bridge.Index, ns)
+	v, guard := e.veth(n, bridge.Index, ns), h.guard(dp)
 	v.Guard = func(ifindex int) error {
 		guarded = ifindex
-		_, err := h.attach(dp, loader.FromContainer, ifindex)
-		return err
+		return guard(ifindex)
 	}
 	if e.Ifindex, err = h.k.CreateVeth(v); err != nil && guarded != 0 {
 		err = errors.Join(err, h.forgetProgram(dp, guarded))
 	}
 	return err
+}
+
+// guard attaches an endpoint's program to the host's end of its link, before that is set up.
+func (h *Host) guard(dp datapath) func(ifindex int) error {
+	return func(ifindex int) error {
+		_, err := h.attach(dp, loader.FromContainer, ifindex)
+		return err
+	}
 }
 
 // removeVeth takes the devices back.
@@ -308,14 +317,6 @@ func (e *endpointRecord) veth(n *networkRecord, bridge int, ns *netdev.NS) netde
 		v.Gateway = n.Gateways[0]
 	}
 	return v
-}
-
-// endpointSteps tell the datapath of the endpoint and attach its program.
-func (h *Host) endpointSteps(dp datapath, n *networkRecord, e *endpointRecord, note func()) []step {
-	return []step{{
-		do:   func() error { return dp.PutEndpoint(e.datapath(n.ID)) },
-		undo: func() error { return dp.DeleteEndpoint(e.datapath(n.ID)) },
-	}, h.attachStep(dp, loader.FromContainer, func() int { return e.Ifindex }, note)}
 }
 
 // Disconnect removes an endpoint and its ports; its flows end at once. It works
@@ -391,7 +392,7 @@ func (h *Host) restoreStep(restores ...func(*tx) error) step {
 	}}
 }
 
-// unlinkSteps take back what endpointSteps and vethStep did. A device can only
+// unlinkSteps take back what connectSteps did. A device can only
 // be brought back as a new one, with another index.
 func (h *Host) unlinkSteps(dp datapath, n *networkRecord, e *endpointRecord) []step {
 	var known, there bool

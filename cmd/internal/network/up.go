@@ -606,7 +606,9 @@ func (u *bringUp) repairLinks(networks map[string]*networkRecord) error {
 			defer u.h.k.CloseNS(ns)
 		}
 		n := networks[e.Network]
-		there, veths = append(there, e), append(veths, e.veth(n, *u.bridges[n.Name], ns))
+		v := e.veth(n, *u.bridges[n.Name], ns)
+		v.Guard = u.h.guard(u.h.dp)
+		there, veths = append(there, e), append(veths, v)
 	}
 	reports, err := u.h.k.RepairVeths(veths)
 	unseen := 0
