@@ -90,7 +90,7 @@ func (h *Host) unhookUplinks() error {
 			}
 		}
 	}
-	return nil
+	return h.unhookRecorded() // who was killed may have hooked one that the datapath was not told of
 }
 
 // unhookRecorded is unhookUplinks for what no datapath tells of.

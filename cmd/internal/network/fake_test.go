@@ -605,6 +605,11 @@ func (d *fakeDatapath) SetLocalAddrs(local, broadcast []netip.Addr) error {
 func (d *fakeDatapath) Shares() ([]loader.Share, error) { return d.shares, nil }
 
 func (d *fakeDatapath) PutUplink(u loader.Uplink) error {
+	for _, hook := range []loader.Hook{loader.FromUplink, loader.ToUplink} {
+		if !d.f.filters[filterKey(u.Ifindex, hook.Ingress())] && !d.Attached(hook, u.Ifindex) {
+			return fmt.Errorf("endpoints may leave by device %d without %s", u.Ifindex, hook)
+		}
+	}
 	if err := d.f.change(); err != nil {
 		return err
 	}

@@ -544,12 +544,16 @@ func (h *Host) sourcePorts() (*loader.PortSet, error) {
 	return without(allowed, reserved), nil
 }
 
+// uplinkSteps hook an uplink. Endpoints may leave by it only when its programs are there: without the fast
+// path it is to_uplink that translates.
 func (u *bringUp) uplinkSteps(text string, l netdev.Uplink, side bool) []step {
 	dp, at := u.h.dp, func() int { return l.Ifindex }
 	var known bool
-	return []step{{
-		text: text,
-		do: func() error {
+	return []step{
+		{text: text},
+		u.h.attachStep(dp, loader.ToUplink, at, u.changed),
+		u.h.attachStep(dp, loader.FromUplink, at, u.changed),
+		{do: func() error {
 			all, err := dp.Uplinks()
 			if err != nil {
 				return err
@@ -560,15 +564,12 @@ func (u *bringUp) uplinkSteps(text string, l netdev.Uplink, side bool) []step {
 			u.changed()
 			return dp.PutUplink(uplinkOf(l, side))
 		},
-		undo: func() error {
-			if known {
-				return nil
-			}
-			return dp.DeleteUplink(l.Ifindex)
-		},
-	},
-		u.h.attachStep(dp, loader.ToUplink, at, u.changed),
-		u.h.attachStep(dp, loader.FromUplink, at, u.changed),
+			undo: func() error {
+				if known {
+					return nil
+				}
+				return dp.DeleteUplink(l.Ifindex)
+			}},
 	}
 }
 
