@@ -128,7 +128,7 @@ var verbs = []verb{
 	},
 	{name: "run", args: []string{"run --name r1 -p 9000:80 -- true"}, reset: ebnet(), settle: onlyBystander, composed: true, transient: true},
 	{
-		name: "flows --flush", args: []string{"flows --flush --endpoint c1"},
+		name: "flows --flush", args: []string{"flows --flush --endpoint c1"}, wears: true,
 		prepare: talking, reset: talking, tear: ebnet("disconnect c1"),
 	},
 	{name: "up --fast-path off", args: []string{"up --fast-path off"}, reset: ebnet("up --fast-path on")},

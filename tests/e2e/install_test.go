@@ -174,10 +174,10 @@ func limited(t *testing.T, root string) []string {
 // TestPrivilegedNewUplink: a way out that nobody has told ebnet of is none, whatever the routes say, until the hook
 // has run; an address that is gone is not used.
 func TestPrivilegedNewUplink(t *testing.T) {
-	root := installed(t)
 	for _, mode := range modes {
 		t.Run(mode[2:], func(t *testing.T) {
 			t.Parallel()
+			root := installed(t) // the file by which the hook tells is in it
 			s := newSite(t, netlab.New(t), mode)
 			s.Host.Ebnet(t, "expose", s.w1.Endpoint, "8080:80")
 			out, err := s.w1.DialEcho(netip.AddrPort{}, at(netlab.InternetAddr, internetPort))
